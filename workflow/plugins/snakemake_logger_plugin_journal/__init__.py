@@ -1,0 +1,252 @@
+"""Snakemake logger plugin ``journal``: writes the events of a run and shows how the run is doing.
+
+The handler only tells a record's meaning to the other modules: `board` knows how things stand,
+`chronicle` writes the run's own events, `view` puts lines and the live view on the terminal.
+"""
+
+import logging
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from snakemake.logging import DefaultFilter, DefaultFormatter, get_event
+from snakemake_interface_logger_plugins.base import LogHandlerBase
+from snakemake_interface_logger_plugins.common import LogEvent
+from snakemake_interface_logger_plugins.settings import LogHandlerSettingsBase
+
+from ripresa.journal import publish
+from ripresa.journal.paths import Run
+from snakemake_logger_plugin_journal.board import Board, Job
+from snakemake_logger_plugin_journal.chronicle import Chronicle, Follower
+from snakemake_logger_plugin_journal.view import Lines, LiveLines
+
+_REFRESH_S = 0.5
+_STOPS = {
+    "Will exit after finishing currently running jobs (scheduler).": "drain",
+    "Terminating processes on user request, this might take some time.": "cancel",
+}
+_RESTART = re.compile(r"Trying to restart job (\d+)\.")
+
+
+@dataclass
+class LogHandlerSettings(LogHandlerSettingsBase):
+    view: str = field(
+        default="auto",
+        metadata={
+            "help": "How to show a run: live (needs a terminal), plain lines, Snakemake's own output, "
+            "or auto (live on a terminal, else plain).",
+            "choices": ["auto", "live", "plain", "snakemake"],
+            "env_var": False,
+            "required": False,
+        },
+    )
+
+
+class LogHandler(LogHandlerBase):
+    """Follows one invocation of Snakemake. Dry runs are left to Snakemake's own output."""
+
+    def __post_init__(self) -> None:
+        common = self.common_settings
+        wanted = getattr(self.settings, "view", "auto")
+        self._shows = not common.dryrun and wanted != "snakemake"
+        self._shown = DefaultFilter(
+            common.quiet, common.debug_dag, common.verbose, common.dryrun, common.printshellcmds
+        )
+        self._board = Board()
+        self._run: Run | None = None
+        self._chronicle: Chronicle | None = None
+        self._follower: Follower | None = None
+        self._failed = False
+        self._started = False
+        self._stop = threading.Event()
+        self._lines: Lines | None = None
+        if self._shows:
+            formatter = DefaultFormatter(common.quiet, common.show_failed_logs)
+            live = wanted in ("auto", "live") and LiveLines.possible(sys.stderr, common.quiet)
+            self._lines = (LiveLines if live else Lines)(sys.stderr, self._board, formatter, common.nocolor)
+        self._takers: dict[LogEvent | None, Callable[[logging.LogRecord, Lines | None], bool]] = {
+            None: self._message,
+            LogEvent.WORKFLOW_STARTED: self._workflow_started,
+            LogEvent.RUN_INFO: self._job_stats,
+            LogEvent.JOB_STARTED: self._jobs_started,
+            LogEvent.GROUP_INFO: _replaced,
+            LogEvent.JOB_INFO: self._job_info,
+            LogEvent.JOB_FINISHED: self._job_finished,
+            LogEvent.PROGRESS: self._progress,
+            LogEvent.JOB_ERROR: self._job_error,
+            LogEvent.ERROR: self._error,
+        }
+
+    @property
+    def writes_to_stream(self) -> bool:
+        return self._shows
+
+    @property
+    def writes_to_file(self) -> bool:
+        return False
+
+    @property
+    def has_filter(self) -> bool:
+        return True  # quietness concerns what is shown, not what is written to the journal
+
+    @property
+    def has_formatter(self) -> bool:
+        return True
+
+    @property
+    def needs_rulegraph(self) -> bool:
+        return False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.common_settings.dryrun or self._stop.is_set():
+            return
+        try:
+            self._take(record)
+        except OSError:
+            self._lines = None  # the terminal is gone; the run and its journal go on
+        except Exception:
+            self.handleError(record)
+
+    def _take(self, record: logging.LogRecord) -> None:
+        """Every method below takes one kind of record and returns whether Snakemake's own text is wanted."""
+        lines = self._lines if self._lines and self._shown.filter(record) else None
+        take = self._takers.get(get_event(record), _as_it_is)
+        wanted = take(record, lines)
+        if lines and (wanted or self.common_settings.verbose):
+            lines.verbatim(record)
+
+    def _workflow_started(self, record: logging.LogRecord, lines: Lines | None) -> bool:
+        """Note which run this is, before any of its jobs can write an event."""
+        directory = os.environ.get("RIPRESA_RUN")
+        if directory:
+            self._run = Run(directory)
+            self._chronicle = Chronicle(self._run, os.environ.get("RIPRESA_SESSION", ""))
+            self._follower = Follower(self._run.events)
+        return True
+
+    def _job_stats(self, record: logging.LogRecord, lines: Lines | None) -> bool:
+        self._board.total = int(getattr(record, "stats", {}).get("total", 0))
+        return True
+
+    def _jobs_started(self, record: logging.LogRecord, lines: Lines | None) -> bool:
+        """The first jobs begin the run: by then the hooks have passed, and no other controller has it."""
+        self._failed = False
+        if not self._started:
+            self._started = True
+            self._board.start()
+            if self._follower:
+                self._board.recall(self._follower.history())
+            if self._chronicle:
+                self._chronicle.start(self._board.total)
+            if isinstance(self._lines, LiveLines):
+                threading.Thread(target=self._refresh, name="journal view", daemon=True).start()
+        return False
+
+    def _job_info(self, record: logging.LogRecord, lines: Lines | None) -> bool:
+        told = vars(record)
+        output = told.get("output") or []
+        target = self._run.target_of(output[0]) if self._run and output else None
+        name = target or (output[0] if output else told["rule_name"])
+        self._board.begin(told["jobid"], Job(name, target, told.get("shellcmd") or "", record.created))
+        return bool(self.common_settings.printshellcmds or told.get("rule_msg"))
+
+    def _job_finished(self, record: logging.LogRecord, lines: Lines | None) -> bool:
+        self._failed = False
+        job = self._board.finish(vars(record)["job_id"])
+        if job and lines:
+            lines.done(job, record.created)
+        if job and job.target and self._run:
+            publish.discard(self._run, job.target)
+        return False
+
+    def _progress(self, record: logging.LogRecord, lines: Lines | None) -> bool:
+        self._board.done, self._board.total = vars(record)["done"], vars(record)["total"]
+        return False
+
+    def _error(self, record: logging.LogRecord, lines: Lines | None) -> bool:
+        """An error of Snakemake; or of a job's command, followed by the record of the job's failure."""
+        self._catch_up()
+        message = record.getMessage()
+        if self._board.told_of_command(message):
+            return False
+        self._failed = True
+        if self._chronicle and self._started:
+            self._chronicle.error(getattr(record, "exception", None), message)
+        return True
+
+    def _job_error(self, record: logging.LogRecord, lines: Lines | None) -> bool:
+        self._catch_up()
+        job = self._board.fail(vars(record)["jobid"])
+        if job is None or not job.ended:
+            return True
+        if lines:
+            lines.failed(job)
+        return bool(self.common_settings.show_failed_logs)
+
+    def _message(self, record: logging.LogRecord, lines: Lines | None) -> bool:
+        """A message without a type; a few have a meaning here."""
+        message = record.getMessage()
+        if message in _STOPS:
+            if self._board.stopping:
+                return False  # said once already
+            self._board.stopping = _STOPS[message]
+            if self._chronicle and self._started:
+                self._chronicle.stop_requested(_STOPS[message])
+        restart = _RESTART.fullmatch(message)
+        if restart:
+            return not self._board.told_of_job(int(restart[1]))
+        return message != "Select jobs to execute..."
+
+    def _catch_up(self) -> None:
+        """Take in what the guards have written."""
+        if self._follower and self._started:
+            for event in self._follower.news():
+                self._board.apply(event)
+
+    def _refresh(self) -> None:
+        while not self._stop.wait(_REFRESH_S):
+            self.acquire()
+            try:
+                if self._stop.is_set() or not isinstance(self._lines, LiveLines):
+                    return
+                self._catch_up()
+                self._lines.draw()
+            except OSError:
+                self._lines = None
+            finally:
+                self.release()
+
+    def close(self) -> None:
+        """The end of the invocation, however it came about; also called at the exit of the process."""
+        self.acquire()
+        try:
+            if not self._stop.is_set():
+                self._stop.set()
+                self._end()
+        finally:
+            self.release()
+        super().close()
+
+    def _end(self) -> None:
+        if not self._started:
+            return
+        self._catch_up()
+        failed = self._failed or sys.exc_info()[0] is not None
+        if self._chronicle:
+            self._chronicle.end(self._board, "failed" if failed else "ok")
+        if self._lines:
+            try:
+                self._lines.end(failed, summary=not self.common_settings.quiet)
+            except OSError:
+                self._lines = None
+
+
+def _as_it_is(record: logging.LogRecord, lines: Lines | None) -> bool:
+    return True
+
+
+def _replaced(record: logging.LogRecord, lines: Lines | None) -> bool:
+    return False

@@ -1,0 +1,22 @@
+"""Short texts for people."""
+
+
+def duration(seconds: float) -> str:
+    """A length of time with about two digits of meaning, e.g. ``3.2 s``, ``1 min 05 s``, ``2 h 03 min``."""
+    if seconds < 9.95:
+        return f"{max(0.0, seconds):.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    if whole < 2 * 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def clean(text: str, limit: int) -> str:
+    """Foreign text made safe for a terminal line: no control characters, at most ``limit`` characters."""
+    printable = "".join(c if c.isprintable() else " " for c in text[: 4 * limit])
+    line = " ".join(printable.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
