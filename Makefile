@@ -1,0 +1,57 @@
+# A fresh machine needs Python 3.11 or newer with venv, git and make; all else is installed into .venv.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: setup run test slow lint lock clean
+
+setup: $(READY)
+
+# The demo campaign; safe to call again after anything. ARGS goes to Snakemake, e.g. make run ARGS=--dry-run
+run: $(READY)
+	@code=0; snakemake --rerun-incomplete $(ARGS) || code=$$?; ripresa status || [ $$code -ne 0 ] || code=$$?; exit $$code
+
+# The quick tier; ARGS goes to pytest.
+test: $(READY)
+	pytest -m "not slow" $(ARGS)
+
+# The tier that measures and kills for minutes.
+slow: $(READY)
+	pytest -m slow $(ARGS)
+
+lint: $(READY)
+	ruff check
+	ruff format --check
+	snakefmt --check Snakefile rules
+	mypy
+	snakemake --lint
+
+# Write requirements.lock anew from pyproject.toml, keeping pinned versions where they still fit.
+lock: $(READY)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --output-file requirements.lock pyproject.toml
+
+# Everything that make and the tools leave behind, except runs/: results are for people to delete.
+clean:
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis workflow/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Redone when the lock file or the package's definition changes; a set-up that was cut short leaves no stamp.
+$(READY): requirements.lock pyproject.toml
+	@if ! $(BIN)/python -c "import pip" 2>/dev/null; then \
+		for python in $(PYTHONS); do \
+			$$python -c "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || continue; \
+			echo "Setting up $(VENV) with $$($$python --version)"; \
+			exec $$python -m venv --clear $(VENV); \
+		done; \
+		echo "make: Python 3.11 or newer with venv is needed, and none of '$(strip $(PYTHONS))' is one;" \
+			"install it (Debian: apt-get install python3-venv) or call make PYTHON=/path/to/python3" >&2; \
+		exit 2; \
+	fi
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
