@@ -1,0 +1,5 @@
+"""Snakemake's `--scheduler recovery`."""
+
+from snakemake_scheduler_plugin_recovery.scheduler import Scheduler
+
+__all__ = ["Scheduler"]

@@ -1,0 +1,64 @@
+"""The two places where Snakemake's main loop needs help: waking it up, and stopping it gently."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+LONGEST_SLEEP_S = 60.0
+"""Sleep at most this long at a time, for timers stand still while a machine is suspended."""
+
+
+def reevaluate(dag: Any) -> None:
+    """Make Snakemake select jobs again.
+
+    There is no public way, so this uses a private one, and nothing else here does; a test fails when
+    Snakemake changes it.
+    """
+    dag.workflow.scheduler._schedule_reevalutation(0)
+
+
+class Alarm:
+    """Calls ``wake`` at the earliest time asked for. At most one timer is pending, and it never keeps
+    the process alive."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._timer: threading.Timer | None = None
+        self._at = 0.0
+
+    def set(self, at: float) -> None:
+        """Wake up at a time in seconds since the epoch, or before."""
+        if self._timer is not None and self._timer.is_alive():
+            if self._at <= at:
+                return
+            self._timer.cancel()
+        self._at = at
+        self._timer = threading.Timer(min(max(0.0, at - time.time()), LONGEST_SLEEP_S), self._wake)
+        self._timer.daemon = True
+        self._timer.start()
+
+
+class _Draining:
+    """A signal handler that calls another one from a thread of its own."""
+
+    def __init__(self, original: Callable[[int, FrameType | None], Any]) -> None:
+        self._original = original
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        threading.Thread(target=self._original, args=(number, frame), daemon=True).start()
+
+
+def drain_on_term() -> None:
+    """Let TERM end the run once its running jobs are done, whenever it arrives.
+
+    Snakemake's own handler takes a lock which the very thread it interrupts may hold (it does while
+    jobs are selected), and then the run hangs for ever. From another thread the handler just waits.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    original = signal.getsignal(signal.SIGTERM)
+    if callable(original) and not isinstance(original, _Draining):
+        signal.signal(signal.SIGTERM, _Draining(original))

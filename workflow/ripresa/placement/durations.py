@@ -1,0 +1,61 @@
+"""How long the units of a rule take, learnt from the journal."""
+
+import math
+from typing import Any
+
+from ripresa.journal import clock, records
+from ripresa.journal.paths import Run
+
+SAMPLE = 20
+"""Attempts looked at per rule when a run is resumed."""
+
+LOOKED_AT = 200
+"""Units per rule looked at in search of them."""
+
+
+class Durations:
+    """Mean duration of the published attempts per rule.
+
+    Ranks are powers of two, so that they change seldom and a few seconds do not decide over the
+    order. A rule of which nothing is known ranks first: it may be the longest.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[int, float]] = {}
+
+    @classmethod
+    def of(cls, run: Run) -> "Durations":
+        """Learn from a sample of the attempts of a run, bounded per rule and not in its size."""
+        durations = cls()
+        looked_at: dict[str, int] = {}
+        for unit in records.iterate(run.units):
+            rule, target = unit.get("rule"), unit.get("target")
+            if not isinstance(rule, str) or not isinstance(target, str):
+                continue
+            looked_at[rule] = looked_at.get(rule, 0) + 1
+            if looked_at[rule] <= LOOKED_AT and durations._sums.get(rule, (0, 0.0))[0] < SAMPLE:
+                durations.learn(records.last(run.attempts(target)))
+        return durations
+
+    def learn(self, record: dict[str, Any] | None) -> bool:
+        """Take in an attempt record; says whether the rank of its rule changed."""
+        if record is None or record.get("outcome") != "published" or not isinstance(record.get("rule"), str):
+            return False
+        started, ended = clock.seconds(record.get("started")), clock.seconds(record.get("ended"))
+        if not 0.0 < started <= ended:
+            return False
+        rule = record["rule"]
+        before = self.rank(rule)
+        count, total = self._sums.get(rule, (0, 0.0))
+        self._sums[rule] = count + 1, total + ended - started
+        return self.rank(rule) != before
+
+    def expected(self, rule: str | None) -> float | None:
+        """Mean duration in seconds, or None if nothing is known."""
+        count, total = self._sums.get(rule or "", (0, 0.0))
+        return total / count if count else None
+
+    def rank(self, rule: str | None) -> float:
+        """The logarithm of the expected duration, rounded; infinity if nothing is known."""
+        expected = self.expected(rule)
+        return math.inf if expected is None else float(round(math.log2(max(expected, 1e-3))))

@@ -1,0 +1,238 @@
+"""Packing: which ready jobs to start now so that the free resources are used best.
+
+Equal jobs form a *lot*. Lots come in order of preference; the greedy packing honours that order
+exactly, and where it can be shown to use as much as any other packing it is the answer. Only the
+remaining cases are worth an integer program, over the counts of the lots.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+Demand = tuple[tuple[str, float], ...]
+"""What one job takes: (resource, amount) pairs, amounts above zero only."""
+
+LOAD = "_cores"
+"""The resource a packing is to use as much of as possible."""
+
+MAX_VARIABLES = 300
+"""An integer program of this size is solved in about 20 ms."""
+
+LEVELS = 16
+"""Steps of preference that an integer program tells apart."""
+
+_MAX_EXACT_LOAD = 1 << 16
+
+
+class Lot(NamedTuple):
+    """A number of ready jobs that take the same."""
+
+    size: int
+    demand: Demand
+
+    @property
+    def load(self) -> float:
+        """What one of the jobs adds to the objective: its cores, at least 1 (as in Snakemake's ILP)."""
+        return max(1, next((amount for name, amount in self.demand if name == LOAD), 0))
+
+
+class Problem(NamedTuple):
+    """An integer program: maximise the load, then the preference, of counts per variable."""
+
+    counts: tuple[int, ...]
+    loads: tuple[float, ...]
+    levels: tuple[int, ...]
+    demands: tuple[tuple[float, ...], ...]
+    capacity: tuple[float, ...]
+
+
+class Solver:
+    """Finds better packings than the greedy one; this one never does."""
+
+    def solve(self, problem: Problem) -> Sequence[int] | None:
+        """Counts per variable, or None when there is no answer in time."""
+        return None
+
+
+def fits(demand: Demand, free: Mapping[str, float], count: int) -> int:
+    """How many of ``count`` jobs fit into the free resources."""
+    for name, amount in demand:
+        room = free[name]
+        if room < amount * count:
+            count = int(room // amount)
+            if count <= 0:
+                return 0
+    return count
+
+
+def subtract(free: dict[str, float], demand: Demand, count: int) -> None:
+    """Take what ``count`` jobs need from the free resources."""
+    for name, amount in demand:
+        free[name] -= amount * count
+
+
+def greedy(lots: Sequence[Lot], capacity: Mapping[str, float]) -> list[int]:
+    """Fill up in order of preference: jobs to start per lot."""
+    free = dict(capacity)
+    # When a resource that every job needs is used up, the other lots need no look.
+    needed = _needed_by_all(lots)
+    counts = [0] * len(lots)
+    for index, lot in enumerate(lots):
+        count = fits(lot.demand, free, lot.size)
+        if count:
+            counts[index] = count
+            subtract(free, lot.demand, count)
+            if any(free[name] < amount for name, amount in needed):
+                break
+    return counts
+
+
+def pack(lots: Sequence[Lot], capacity: Mapping[str, float], solver: Solver) -> list[int]:
+    """Jobs to start per lot: the greatest load, and among such packings the preferred jobs.
+
+    Falls back to the greedy packing when the solver knows nothing better in time.
+    """
+    counts = greedy(lots, capacity)
+    if is_best(lots, counts, capacity):
+        return counts
+    problem, members = formulate(lots, capacity)
+    solution = solver.solve(problem)
+    if solution is None:
+        return counts
+    better = [0] * len(lots)
+    for left, indices in zip(solution, members, strict=True):
+        for index in indices:
+            better[index] = min(left, lots[index].size)
+            left -= better[index]  # noqa: PLW2901 - handed out in order of preference
+    return (
+        better if _feasible(lots, better, capacity) and _load(lots, better) > _load(lots, counts) else counts
+    )
+
+
+def is_best(lots: Sequence[Lot], counts: Sequence[int], capacity: Mapping[str, float]) -> bool:
+    """Whether a greedy packing provably has the greatest possible load."""
+    if all(lot.size == count for lot, count in zip(lots, counts, strict=True)):
+        return True
+    if len({lot.demand for lot in lots}) == 1:
+        return True
+    return _load(lots, counts) >= bound(lots, capacity)
+
+
+def bound(lots: Sequence[Lot], capacity: Mapping[str, float]) -> float:
+    """An upper bound of the load of any packing, from each scarce resource by itself."""
+    best = sum(lot.load * lot.size for lot in lots)
+    for name in scarce(lots, capacity):
+        amounts = [dict(lot.demand).get(name, 0) for lot in lots]
+        free_of_charge = sum(lot.load * lot.size for lot, a in zip(lots, amounts, strict=True) if not a)
+        charged = [(lot.load, a, lot.size) for lot, a in zip(lots, amounts, strict=True) if a]
+        if name == LOAD and capacity[name] <= _MAX_EXACT_LOAD and all(_whole(a) for _, a, _ in charged):
+            reached: float = _greatest_sum([(int(a), n) for _, a, n in charged], int(capacity[name]))
+        else:
+            reached = _fractional(charged, capacity[name])
+        best = min(best, free_of_charge + reached)
+    return int(best + 1e-6) if all(_whole(lot.load) for lot in lots) else best
+
+
+def scarce(lots: Sequence[Lot], capacity: Mapping[str, float]) -> list[str]:
+    """The resources that do not suffice for all jobs together."""
+    wanted: dict[str, float] = {}
+    for lot in lots:
+        for name, amount in lot.demand:
+            wanted[name] = wanted.get(name, 0) + amount * lot.size
+    return [name for name, amount in wanted.items() if amount > capacity[name]]
+
+
+def formulate(lots: Sequence[Lot], capacity: Mapping[str, float]) -> tuple[Problem, list[list[int]]]:
+    """The integer program of a packing, and which lots share each of its variables.
+
+    Resources that suffice anyway are left out, and so are jobs which could never be among the chosen:
+    of jobs with the same demand only as many of the preferred as fit by themselves.
+    """
+    names = scarce(lots, capacity)
+    free = {name: capacity[name] for name in names}
+    candidates: list[tuple[int, int, Demand]] = []
+    room: dict[tuple[Demand, float], int] = {}
+    for index, lot in enumerate(lots):
+        demand = tuple((name, amount) for name, amount in lot.demand if name in free)
+        shape = (demand, lot.load)
+        if shape not in room:
+            room[shape] = fits(demand, free, sum(lot.size for lot in lots))
+        count = min(lot.size, room[shape])
+        if count > 0:
+            room[shape] -= count
+            candidates.append((index, count, demand))
+            if len(candidates) == MAX_VARIABLES:
+                break
+    variables: dict[tuple[int, Demand, float], list[int]] = {}
+    counts: dict[tuple[int, Demand, float], int] = {}
+    for position, (index, count, demand) in enumerate(candidates):
+        level = LEVELS - 1 - (LEVELS * position) // len(candidates)
+        variable = (level, demand, lots[index].load)
+        variables.setdefault(variable, []).append(index)
+        counts[variable] = counts.get(variable, 0) + count
+    problem = Problem(
+        counts=tuple(counts.values()),
+        loads=tuple(load for _, _, load in variables),
+        levels=tuple(level for level, _, _ in variables),
+        demands=tuple(tuple(dict(demand).get(name, 0) for name in names) for _, demand, _ in variables),
+        capacity=tuple(capacity[name] for name in names),
+    )
+    return problem, list(variables.values())
+
+
+def _needed_by_all(lots: Sequence[Lot]) -> Demand:
+    """The least that every job takes, of the resources that every job takes."""
+    common: dict[str, float] | None = None
+    for demand in {lot.demand for lot in lots}:
+        amounts = dict(demand)
+        if common is None:
+            common = amounts
+        else:
+            common = {name: min(least, amounts[name]) for name, least in common.items() if name in amounts}
+    return tuple((common or {}).items())
+
+
+def _load(lots: Sequence[Lot], counts: Sequence[int]) -> float:
+    return sum(lot.load * count for lot, count in zip(lots, counts, strict=True) if count)
+
+
+def _feasible(lots: Sequence[Lot], counts: Sequence[int], capacity: Mapping[str, float]) -> bool:
+    free = dict(capacity)
+    for lot, count in zip(lots, counts, strict=True):
+        if count:
+            if fits(lot.demand, free, count) < count:
+                return False
+            subtract(free, lot.demand, count)
+    return True
+
+
+def _whole(amount: float) -> bool:
+    return isinstance(amount, int) or amount.is_integer()
+
+
+def _greatest_sum(amounts: list[tuple[int, int]], capacity: int) -> int:
+    """The greatest sum not above capacity of (amount, how many) pieces: subset sum on the bits of an int."""
+    if capacity <= 0:
+        return 0
+    mask = (1 << (capacity + 1)) - 1
+    reachable = 1
+    pieces: dict[int, int] = {}
+    for amount, count in amounts:
+        pieces[amount] = pieces.get(amount, 0) + count
+    for amount, count in pieces.items():
+        left, step = min(count, capacity // amount), 1
+        while left > 0:
+            step = min(step, left)
+            reachable |= (reachable << (amount * step)) & mask
+            left -= step
+            step *= 2
+    return reachable.bit_length() - 1
+
+
+def _fractional(pieces: list[tuple[float, float, int]], capacity: float) -> float:
+    """The greatest load of (load, amount, how many) pieces that may be cut: the fractional knapsack."""
+    total = 0.0
+    for load, amount, count in sorted(pieces, key=lambda piece: piece[0] / piece[1], reverse=True):
+        number = min(float(count), max(0.0, capacity) / amount)
+        total += load * number
+        capacity -= amount * number
+    return total
