@@ -1,0 +1,42 @@
+# Load and validate the configuration, open the run. Included first; everything else is in the package.
+
+from snakemake.exceptions import WorkflowError
+
+from ripresa.configuration import (
+    ConfigurationError,
+    check_resume,
+    load_policy,
+    resolve,
+    sha256,
+    snapshot,
+)
+from ripresa.dsl import Units, guard, open_run
+from ripresa.journal.controller import RunIsHeld
+
+try:
+    config = resolve(config, Path("config"))
+    campaign = open_run(config["run_id"], main=workflow.is_main_process)
+    check_resume(campaign.dir, config)
+except ConfigurationError as error:
+    raise WorkflowError(str(error))
+
+
+onstart:
+    try:
+        campaign.start(
+            ((job.output[0], job.rule.name) for job in workflow.dag.jobs if job.output),
+            config_sha256=sha256(config),
+            policy=load_policy(config["recovery"]),
+            forced=bool(workflow.dag_settings.forcerun or workflow.dag_settings.forceall),
+        )
+    except RunIsHeld as error:
+        raise WorkflowError(str(error))
+    snapshot(campaign.dir, config)
+
+
+onsuccess:
+    campaign.end()
+
+
+onerror:
+    campaign.end()

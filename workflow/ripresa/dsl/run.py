@@ -1,0 +1,116 @@
+"""The campaign that the rule files describe: one configuration, its units, and the run they live in."""
+
+import os
+import sys
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import ripresa
+from ripresa.journal import clock, controller, leases, publish, records
+from ripresa.journal.paths import Run, quote
+
+if TYPE_CHECKING:
+    from ripresa.dsl.units import Units
+
+_current: "Campaign | None" = None
+
+
+class Campaign:
+    """A run as rule files see it. Nothing is written before `start`, so dry runs leave no trace."""
+
+    def __init__(self, directory: str, session: str) -> None:
+        self.dir = directory
+        self.session = session
+        self.run = Run(directory)
+        self.units: list[Units] = []
+        self.guards: dict[str, dict[str, Any]] = {}
+        """Options of guarded commands by the digest of the command."""
+
+    def start(
+        self,
+        jobs: Iterable[tuple[str, str]],
+        *,
+        config_sha256: str,
+        policy: dict[str, Any],
+        forced: bool = False,
+    ) -> None:
+        """Take hold of the run and write down what its guards and readers need.
+
+        ``jobs`` are the target file and rule name of every job of the campaign. Raises
+        `controller.RunIsHeld` if another controller has the run.
+        """
+        controller.hold(self.run, self.session)
+        if forced:
+            os.environ["RIPRESA_FORCED"] = "1"
+        records.write_json(self.run.recovery, policy)
+        for digest, options in self.guards.items():
+            if options:
+                records.write_json(self.run.guard(digest), options)
+        scale = float(policy.get("time_scale", 1.0))
+        os.environ["RIPRESA_STALL_S"] = str(float(policy["stall_s"]) * scale)
+        os.environ["RIPRESA_GRACE_S"] = str(float(policy["grace_s"]))
+        self._write_manifest(jobs, config_sha256)
+
+    def end(self) -> None:
+        """Let go of the run; staged files are not needed once Snakemake knows what is complete."""
+        try:
+            claimed = os.listdir(self.run.leases)
+        except OSError:
+            claimed = []
+        live = {name.removesuffix(".lock") for name in claimed if leases.held(f"{self.run.leases}/{name}")}
+        publish.discard_all(self.run, lambda target: quote(target) in live)
+        controller.release(self.run)
+
+    def _write_manifest(self, jobs: Iterable[tuple[str, str]], config_sha256: str) -> None:
+        """List the units of the campaign: of this call, and of earlier ones with the same configuration
+        (a call may ask for a part only)."""
+        earlier = records.read(self.run.units)
+        same = bool(earlier) and earlier[0].get("config_sha256") == config_sha256
+        units = {unit["target"]: unit for unit in (earlier if same else []) if "target" in unit}
+        for path, rule in jobs:
+            target = self.run.target_of(path)
+            if target is not None:
+                units[target] = _unit(target, rule, None)
+        for group in self.units:
+            for path, reason in group.skipped:
+                target = self.run.target_of(path)
+                if target is not None:
+                    units[target] = _unit(target, None, reason)
+        header = {"session": self.session, "started": clock.iso(), "config_sha256": config_sha256}
+        records.write_lines(self.run.units, [header, *units.values()])
+
+
+def _unit(target: str, rule: str | None, skipped: str | None) -> dict[str, Any]:
+    return {"target": target, "rule": rule, "family": target.partition("/")[0], "skipped": skipped}
+
+
+def open_run(run_id: str, *, directory: str = "runs", main: bool = True) -> Campaign:
+    """Open the campaign of this configuration; what units and guards are declared next belongs to it.
+
+    ``main`` is False in the processes that Snakemake starts for single jobs: they belong to the
+    session of their controller.
+    """
+    global _current  # noqa: PLW0603 - rule files share one namespace and one campaign
+    path = f"{directory}/{run_id}"
+    session = os.environ.get("RIPRESA_SESSION")
+    if main or not session:
+        session = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-{os.uname().nodename}-{os.getpid()}"
+    os.environ.update(
+        RIPRESA_RUN=os.path.abspath(path),
+        RIPRESA_SESSION=session,
+        RIPRESA_PYTHON=sys.executable,
+        RIPRESA_GUARD=os.path.join(
+            os.path.dirname(os.path.abspath(ripresa.__file__)), "recovery", "__main__.py"
+        ),
+    )
+    os.environ.pop("RIPRESA_FORCED", None)
+    _current = Campaign(path, session)
+    return _current
+
+
+def current() -> Campaign:
+    """The campaign that was opened last."""
+    if _current is None:
+        raise RuntimeError("no run is open: include rules/common.smk before the rules of a family")
+    return _current

@@ -1,0 +1,69 @@
+"""Who is alive: processes named so that a reused pid or a reboot is never taken for the owner."""
+
+import os
+
+Owner = dict[str, object]
+
+
+def kill(pid: int, number: int) -> None:
+    """Send a signal to a process that may be gone already."""
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def boot_id() -> str:
+    """The kernel's identity of this boot, or an empty string where it has none."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def started(pid: int) -> int | None:
+    """Start of a process in clock ticks since boot; None if it is gone or a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def me() -> Owner:
+    """Name this process as an owner: host, boot, pid and its start."""
+    pid = os.getpid()
+    return {"host": os.uname().nodename, "boot_id": boot_id(), "pid": pid, "pid_started": started(pid)}
+
+
+def alive(owner: Owner) -> bool | None:
+    """Whether a named owner still runs; None when it lives on another host and cannot be seen."""
+    if owner.get("host") != os.uname().nodename:
+        return None
+    if owner.get("boot_id") != boot_id():
+        return False
+    pid = owner.get("pid")
+    return isinstance(pid, int) and pid > 0 and started(pid) == owner.get("pid_started") is not None
+
+
+def holders(path: str) -> list[int]:
+    """Processes of this host that have a file open, this one left out (Linux only)."""
+    try:
+        wanted = os.stat(path)
+    except OSError:
+        return []
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        try:
+            for fd in os.listdir(f"/proc/{name}/fd"):
+                info = os.stat(f"/proc/{name}/fd/{fd}")
+                if (info.st_dev, info.st_ino) == (wanted.st_dev, wanted.st_ino):
+                    found.append(int(name))
+                    break
+        except OSError:
+            continue
+    return found

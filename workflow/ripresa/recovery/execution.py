@@ -1,0 +1,183 @@
+"""One execution of a unit's command: started in a process group of its own, watched, and ended whole."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from ripresa.journal import processes
+from ripresa.recovery import signals
+from ripresa.recovery.progress import Progress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STOP_SIGNALS = {signals.SIGTERM, signals.SIGINT}
+"""Signals that ask the guard to stop. A hang-up is ignored: a closed terminal stops no unit."""
+
+_WATCHED = STOP_SIGNALS | {signals.SIGCHLD}
+_TICK_PER_S = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def listen() -> None:
+    """Collect the signals that `Execution.watch` waits for instead of dying of them."""
+    signals.pthread_sigmask(signals.SIG_BLOCK, _WATCHED)
+    signals.signal(signals.SIGHUP, signals.SIG_IGN)
+
+
+def pause(seconds: float) -> bool:
+    """Sleep; returns True when told to stop meanwhile."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        info = signals.sigtimedwait(STOP_SIGNALS, left)
+        if info is not None:
+            return True
+    return False
+
+
+class Execution:
+    """A running command and, after `watch`, what came of it."""
+
+    def __init__(
+        self, command: str, log: str, environment: dict[str, str], lease_fd: int, lease: str
+    ) -> None:
+        self.lease = lease
+        self.exit_code: int | None = None
+        self.signal: int | None = None
+        self.stopped: str | None = None
+        """Why the guard ended the command: ``cancelled``, ``time_limit``, ``hang``; None if it did not."""
+        self.evidence: str | None = None
+        self.cpu_s = 0.0
+        self.max_rss_mb = 0.0
+        log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        os.set_inheritable(lease_fd, True)
+        try:
+            self.pid = os.posix_spawn(
+                "/bin/bash",
+                ["bash", "-c", "set -euo pipefail; " + command],
+                environment,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, null, 0),
+                    (os.POSIX_SPAWN_DUP2, log_fd, 1),
+                    (os.POSIX_SPAWN_DUP2, log_fd, 2),
+                ],
+                setpgroup=0,
+                setsigmask=[],
+                setsigdef=[signals.SIGHUP, signals.SIGPIPE, *STOP_SIGNALS],
+            )
+        finally:
+            os.close(log_fd)
+            os.close(null)
+            os.set_inheritable(lease_fd, False)
+        self.started = time.monotonic()
+
+    def watch(
+        self,
+        *,
+        beat: Callable[[], None],
+        beat_s: float,
+        wall_s: float | None,
+        stall_s: float | None,
+        grace_s: float,
+        progress: Progress,
+    ) -> None:
+        """Wait for the command, ending it at a limit or when told to stop; then clear its group."""
+        end = self.started + wall_s if wall_s else None
+        kill_at: float | None = None
+        next_beat = self.started + beat_s
+        while True:
+            now = time.monotonic()
+            deadline = min(
+                x for x in (next_beat, end if kill_at is None else kill_at, kill_at) if x is not None
+            )
+            info = signals.sigtimedwait(_WATCHED, max(0.0, deadline - now))
+            if info is not None and info.si_signo == signals.SIGCHLD and self._reap():
+                break
+            now = time.monotonic()
+            if info is not None and info.si_signo in STOP_SIGNALS:
+                # Asked twice means at once.
+                kill_at = self._stop(
+                    "cancelled", f"signal {info.si_signo} from outside", now, grace_s, kill_at
+                )
+            if kill_at is not None and now >= kill_at:
+                self._kill()
+                kill_at = now + 1.0
+            if end is not None and now >= end and kill_at is None:
+                kill_at = self._stop(
+                    "time_limit", f"wall-clock limit of {wall_s:g} s reached", now, grace_s, None
+                )
+            if now >= next_beat:
+                next_beat = now + beat_s
+                beat()
+                cpu = self._sample()
+                idle = progress.idle(cpu)
+                if stall_s is not None and idle >= stall_s and kill_at is None:
+                    why = f"no progress for {idle:.0f} s ({progress.what})"
+                    kill_at = self._stop("hang", why, now, grace_s, None)
+        self._clear(grace_s)
+
+    def _stop(self, why: str, evidence: str, now: float, grace_s: float, kill_at: float | None) -> float:
+        if kill_at is not None:
+            return now
+        self.stopped, self.evidence = why, evidence
+        self._signal_group(signals.SIGTERM)
+        # A stopped (SIGSTOP) process takes the signal only once it goes on.
+        self._signal_group(signals.SIGCONT)
+        return now + grace_s
+
+    def _signal_group(self, number: int) -> bool:
+        try:
+            os.killpg(self.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
+    def _kill(self) -> None:
+        """Kill the group, and what left it but still holds the lease."""
+        self._signal_group(signals.SIGKILL)
+        for pid in processes.holders(self.lease):
+            processes.kill(pid, signals.SIGKILL)
+
+    def _reap(self) -> bool:
+        pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+        if pid == 0:
+            return False
+        if os.WIFSIGNALED(status):
+            self.signal = os.WTERMSIG(status)
+        else:
+            self.exit_code = os.WEXITSTATUS(status)
+        self.cpu_s = max(self.cpu_s, usage.ru_utime + usage.ru_stime)
+        self.max_rss_mb = max(self.max_rss_mb, usage.ru_maxrss / 1024)
+        return True
+
+    def _clear(self, grace_s: float) -> None:
+        """End what the command left behind in its group, so that nothing writes after publishing."""
+        if not self._signal_group(signals.SIGTERM):
+            return
+        end = time.monotonic() + grace_s
+        while time.monotonic() < end:
+            if not self._signal_group(0):
+                return
+            time.sleep(0.01)
+        self._kill()
+
+    def _sample(self) -> float:
+        """Memory (the peak is kept) and CPU seconds of the group now, from /proc."""
+        ticks = pages = 0
+        for name in os.listdir("/proc"):
+            if not name.isdigit():
+                continue
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    fields = file.read().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            if int(fields[2]) == self.pid:
+                ticks += sum(map(int, fields[11:15]))
+                pages += int(fields[21])
+        self.max_rss_mb = max(self.max_rss_mb, pages * _PAGE / 2**20)
+        self.cpu_s = max(self.cpu_s, ticks / _TICK_PER_S)
+        return ticks / _TICK_PER_S

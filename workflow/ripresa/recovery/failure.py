@@ -1,0 +1,120 @@
+"""A failed attempt: name its class, decide, and tell the breakers. Imported only when there is one."""
+
+import os
+import re
+import time
+from typing import Any
+
+from ripresa.journal.events import emit
+from ripresa.journal.paths import Run
+from ripresa.recovery import breaker, policy
+from ripresa.recovery.classifier import classify
+
+_HEAD, _TAIL = 256 * 1024, 256 * 1024
+_RETRY_AFTER = re.compile(
+    r"retry[-_ ]after['\"]?\s*[:=]?\s*['\"]?(\d+(?:\.\d+)?)\s*(ms|s\b|sec|min|$|['\"},])?", re.I | re.M
+)
+
+
+def read_log(path: str) -> str:
+    """The beginning and the end of a log; what lies between rarely tells the cause."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= _HEAD + _TAIL:
+                data = file.read()
+            else:
+                data = file.read(_HEAD) + b"\n"
+                file.seek(size - _TAIL)
+                data += file.read()
+    except OSError:
+        return ""
+    return data.decode("utf-8", "replace")
+
+
+def retry_after(text: str) -> float | None:
+    """Seconds that a service asked to wait, from its last ``Retry-After``; None if it did not."""
+    found = None
+    for found in _RETRY_AFTER.finditer(text):  # noqa: B007
+        pass
+    if found is None:
+        return None
+    scale = {"ms": 0.001, "min": 60.0}.get((found.group(2) or "").lower(), 1.0)
+    return min(float(found.group(1)) * scale, 86400.0)
+
+
+def settle(
+    run: Run,
+    record: dict[str, Any],
+    history: list[dict[str, Any]],
+    *,
+    log: str,
+    failure_class: str | None,
+    evidence: str | None,
+    oom_killed: bool,
+) -> None:
+    """Complete the record of a failed attempt with its class, evidence and decision.
+
+    ``failure_class`` is given where the guard itself knows (it stopped the command, or the output is
+    invalid); else the classifier reads the log, the exit and the kernel's count of memory kills.
+    """
+    rules = policy.load(run)
+    text = read_log(log)
+    now = time.time()
+    sensible: bool | None = None
+    if failure_class is None:
+        verdict = classify(
+            text,
+            exit_code=record["exit_code"],
+            signal=record["signal"],
+            oom_killed=oom_killed,
+            extra_rules=rules.get("classifier") or [],
+        )
+        failure_class, evidence, sensible = verdict.failure_class, verdict.evidence, verdict.retry
+        record.update(outcome="failed", classifier_rule=verdict.rule)
+    else:
+        record.update(
+            outcome="interrupted" if failure_class == "cancelled" else "failed", classifier_rule="guard"
+        )
+    record.update(failure_class=failure_class, evidence=evidence)
+    record["progressed"] = progressed(record, history)
+    decision = policy.decide(
+        rules,
+        history,
+        failure_class,
+        sensible=sensible,
+        retry_after=retry_after(text) if failure_class in ("network", "service") else None,
+        progressed=record["progressed"],
+        session=record["session"],
+        now=now,
+    )
+    record.update(decision=decision.decision, not_before=decision.not_before)
+    if decision.changes:
+        record["changes"] = decision.changes
+    _tell_breakers(run, record, rules, now)
+
+
+def progressed(record: dict[str, Any], history: list[dict[str, Any]]) -> bool:
+    """Whether this attempt came further than every earlier one since the last success."""
+    try:
+        here = float(record.get("progress") or 0.0)
+        before = [float(r.get("progress") or 0.0) for r in policy.since_reset(history, record["session"])]
+    except ValueError:
+        return False
+    return here > max(before, default=0.0)
+
+
+def _tell_breakers(run: Run, record: dict[str, Any], rules: policy.Policy, now: float) -> None:
+    settings = policy.breaker_settings(rules)
+    kinds = policy.scope_kinds(rules, record["failure_class"])
+    counted = [scope for scope in record["scopes"] if scope.partition(":")[0] in kinds]
+    if not counted and not os.path.exists(run.breakers):
+        return
+
+    def change(table: breaker.Breakers) -> list[str]:
+        breaker.give_back(table, (scope for scope in record["scopes"] if scope not in counted))
+        return [scope for scope in counted if breaker.fail(table, scope, now, settings) == breaker.OPEN]
+
+    for scope in breaker.update(run, change):
+        until = breaker.load(run).get(scope, {}).get("until")
+        emit(run, "breaker_opened", scope=scope, until=until, failure_class=record["failure_class"])

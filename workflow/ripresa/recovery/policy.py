@@ -1,0 +1,119 @@
+"""What to do about a failed attempt: retry, when and with what changed, give up, or quarantine."""
+
+import os
+import random
+from typing import Any, NamedTuple
+
+from ripresa.journal import clock, records
+from ripresa.journal.paths import Run
+
+Record = dict[str, Any]
+Policy = dict[str, Any]
+
+
+class Decision(NamedTuple):
+    """``decision`` is one of done, retry, quarantine, refused (contract C4)."""
+
+    decision: str
+    not_before: str | None
+    changes: dict[str, Any]
+    reason: str
+
+
+def load(run: Run) -> Policy:
+    """The recovery policy of a run as its controller resolved it, or the packaged default."""
+    policy = records.read_json(run.recovery)
+    return policy if isinstance(policy, dict) and "classes" in policy else default()
+
+
+def default() -> Policy:
+    """The packaged policy of ``policy.toml``."""
+    import tomllib
+
+    with open(os.path.join(os.path.dirname(__file__), "policy.toml"), "rb") as file:
+        return tomllib.load(file)
+
+
+def since_reset(history: list[Record], session: str | None) -> list[Record]:
+    """The attempts that count against the budget of a unit now.
+
+    They start after the last publication, release, or surrender of an earlier session: a run that
+    gave a unit up is over, and calling again gives it a new budget. A controller that was merely
+    killed gave nothing up, so its attempts go on counting.
+    """
+    start = 0
+    for number, record in enumerate(history):
+        over = record.get("decision") == "refused" and record.get("session") != session
+        if over or record.get("outcome") in ("published", "adopted", "released"):
+            start = number + 1
+    return history[start:]
+
+
+def decide(
+    policy: Policy,
+    history: list[Record],
+    failure_class: str,
+    *,
+    sensible: bool | None = None,
+    retry_after: float | None = None,
+    progressed: bool = False,
+    session: str | None = None,
+    now: float,
+    rng: random.Random | None = None,
+) -> Decision:
+    """Decide about an attempt that failed just now, given the earlier records of its unit.
+
+    ``sensible`` is the classifier's word on whether trying again makes sense; against a class that is
+    normally retried it quarantines, for one that is not it grants what an unknown failure gets.
+    ``retry_after`` (seconds, from the service itself) wins over the delays of the policy.
+    """
+    classes = policy["classes"]
+    rule = classes.get(failure_class, classes["unknown"])
+    if rule["retry"] == "no" and sensible:
+        rule = classes["unknown"]
+    elif rule["retry"] == "no" or (rule["retry"] == "yes" and sensible is False):
+        return Decision("quarantine", None, {}, f"{failure_class} does not go away by itself")
+    if rule["retry"] == "next_run":
+        return Decision("refused", None, {}, f"{failure_class}; it runs on the next call")
+
+    attempts = [r for r in since_reset(history, session) if r.get("failure_class") == failure_class]
+    counts = rule.get("counts", True)
+    if counts == "without_progress":
+        attempts = [] if progressed else [r for r in attempts if not r.get("progressed")]
+        counts = True
+    used = len(attempts)
+    limit = rule.get("budget", 0) if counts else rule.get("cap", 20)
+    if used >= limit:
+        return Decision("refused", None, {}, f"{used} of {limit} retries after {failure_class} are used up")
+
+    delays = rule.get("delays_min") or []
+    wait = 60.0 * delays[min(used, len(delays) - 1)] if delays else 0.0
+    if retry_after is not None:
+        wait = retry_after
+    elif wait:
+        wait *= 1.0 + float(rule.get("jitter", 0.0)) * (rng or random.Random()).random()
+    wait *= float(policy.get("time_scale", 1.0))
+    not_before = clock.iso(now + wait) if wait else None
+    return Decision("retry", not_before, rule.get("changes") or {}, f"retry {used + 1} of {limit}")
+
+
+def escalation(history: list[Record], failure_class: str) -> int:
+    """How many times in a row, since it last succeeded, a unit failed for want of a resource."""
+    recent = since_reset([r for r in history if r.get("outcome") != "released"], None)
+    return sum(record.get("failure_class") == failure_class for record in recent)
+
+
+def breaker_settings(policy: Policy) -> dict[str, Any]:
+    """The figures of the breaker, its time of opening scaled."""
+    from ripresa.recovery.breaker import DEFAULTS
+
+    settings = {**DEFAULTS, **(policy.get("breaker") or {})}
+    settings["open_s"] = float(settings["open_s"]) * float(policy.get("time_scale", 1.0))
+    return settings
+
+
+def scope_kinds(policy: Policy, failure_class: str) -> set[str]:
+    """The kinds of scope in which a class of failure counts; a node is the host it is."""
+    scope = policy["classes"].get(failure_class, {}).get("scope") or []
+    kinds = {scope} if isinstance(scope, str) else set(scope)
+    return {"host" if kind == "node" else kind for kind in kinds if kind}
