@@ -1,0 +1,87 @@
+"""What exit codes, signals, SLURM states and out-of-memory counters say about a failure, as tables."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class Fact(NamedTuple):
+    """Strengths are on the scale of the classifier's rules: 3 a root cause, 2 an error, 1 a symptom."""
+
+    name: str
+    failure_class: str
+    strength: float
+
+
+# The scheduler knows why it ended a job; what the job wrote while dying is secondary. FAILED and COMPLETED say
+# nothing. CANCELLED is below a log line that gives the reason of the cancelling.
+SLURM_STATES = {
+    "BOOT_FAIL": ("node", 4.0),
+    "CANCELLED": ("cancelled", 2.5),
+    "DEADLINE": ("time_limit", 4.0),
+    "LAUNCH_FAILED": ("node", 2.5),
+    "NODE_FAIL": ("node", 4.0),
+    "OUT_OF_MEMORY": ("memory", 3.5),
+    "PREEMPTED": ("preempted", 4.0),
+    "RECONFIG_FAIL": ("node", 4.0),
+    "REVOKED": ("node", 2.5),
+    "TIMEOUT": ("time_limit", 4.0),
+}
+
+# A signal is how a process died, seldom why.
+SIGNALS = {
+    1: ("node", 0.6),  # HUP: the terminal or the connection went away
+    2: ("cancelled", 1.6),  # INT
+    3: ("cancelled", 1.0),  # QUIT
+    4: ("environment", 1.9),  # ILL: built for another CPU
+    6: ("code", 0.7),  # ABRT
+    7: ("file_system", 0.8),  # BUS: a mapped file could not be read
+    8: ("numerical", 1.2),  # FPE
+    9: ("memory", 1.1),  # KILL: with nothing else known, the out-of-memory killer
+    11: ("code", 0.9),  # SEGV
+    13: ("communication", 0.6),  # PIPE
+    15: ("cancelled", 0.9),  # TERM
+    24: ("time_limit", 1.9),  # XCPU
+    25: ("disk", 1.9),  # XFSZ
+    31: ("code", 1.2),  # SYS
+}
+
+# Conventions of shells, coreutils and sysexits.h. Many programs use small codes freely, so all of them are weak.
+EXIT_CODES = {
+    2: ("configuration", 0.3),  # usage error of most commands
+    64: ("configuration", 0.7),
+    65: ("data", 0.7),
+    66: ("data", 0.7),
+    69: ("service", 0.7),
+    70: ("code", 0.6),
+    71: ("node", 0.6),
+    72: ("environment", 0.7),
+    73: ("file_system", 0.6),
+    74: ("file_system", 0.7),
+    75: ("service", 0.7),
+    77: ("permission", 0.7),
+    78: ("configuration", 0.7),
+    124: ("time_limit", 1.2),  # timeout(1)
+    126: ("permission", 0.8),  # found but not executable
+    127: ("environment", 1.2),  # command not found
+}
+
+
+def facts(
+    *, exit_code: int | None, signal: int | None, slurm_state: str | None, oom_killed: bool
+) -> Iterator[Fact]:
+    """Yield what the explicit evidence claims."""
+    if oom_killed:
+        yield Fact("oom-kill-counted", "memory", 3.5)
+    if slurm_state:  # "CANCELLED by 1000", "CANCELLED+", "State=TIMEOUT"
+        words = slurm_state.upper().rsplit("=", 1)[-1].replace("+", " ").split()
+        if words and words[0] in SLURM_STATES:
+            yield Fact(f"slurm-state-{words[0].lower()}", *SLURM_STATES[words[0]])
+    if exit_code is not None and signal is None:
+        if exit_code < 0:
+            signal = -exit_code
+        elif exit_code > 128:
+            signal = exit_code - 128
+        elif exit_code in EXIT_CODES:
+            yield Fact(f"exit-code-{exit_code}", *EXIT_CODES[exit_code])
+    if signal in SIGNALS:
+        yield Fact(f"signal-{signal}", *SIGNALS[signal])
