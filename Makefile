@@ -27,7 +27,7 @@ lint: $(READY)
 	ruff format --check
 	snakefmt --check Snakefile rules
 	mypy
-	snakemake --lint
+	python .ci/lint_rules.py
 
 # Write requirements.lock anew from pyproject.toml, keeping pinned versions where they still fit.
 lock: $(READY)
