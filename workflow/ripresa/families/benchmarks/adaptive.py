@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +31,6 @@ class Repetitions:
                 f"repetitions: max {setting['max']} is below min {setting['min']}: raise max or lower min"
             )
         return cls(setting["min"], setting["max"], setting["cv"])
-
-    def count(self, enough: Callable[[int], bool]) -> int:
-        """How many repetitions there are in the end; `enough(n)` judges the first n of them.
-
-        It is asked for n = minimum, minimum + 1, ... and never about the maximum, which ends it anyway.
-        """
-        return next((n for n in range(self.minimum, self.maximum) if enough(n)), self.maximum)
 
 
 def coefficient_of_variation(values: Sequence[float]) -> float:

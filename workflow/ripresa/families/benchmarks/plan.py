@@ -1,4 +1,4 @@
-"""The units that a configuration asks for: what the rule file needs to know when it is parsed."""
+"""The units that a configuration asks for: what the rule file has to know when it is parsed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from ripresa.families.benchmarks import fingerprint, registry
 from ripresa.families.benchmarks.adaptive import Repetitions
+from ripresa.families.benchmarks.measurement import BenchmarkError
 
 Unit = dict[str, Any]
 
@@ -17,62 +18,49 @@ def host_name(host: str) -> str:
     return socket.gethostname().split(".")[0] if host == "localhost" else host
 
 
-class Plan:
-    """The `benchmarks` section of the configuration (valid under its schema), read as units.
+def plan(config: Mapping[str, Any], folder: str) -> dict[str, list[Unit]]:
+    """The units of a `benchmarks` section (valid under its schema); `folder` is that of the run.
 
-    BenchmarkError for what the schema cannot see.
+    - "fingerprints": one for each host; `system` is the digest of its fingerprint, so that a host that
+      changed makes its fingerprint out of date, and with it all that was measured there.
+    - "series": one for each host and workload: how often it is repeated (`minimum`, `maximum`), whether
+      it warms up, and why it cannot run here (`skipped`, null if it can).
+    - "warmups", "repetitions": what is run, with all that determines the result.
+    - "verdicts": after which repetitions it is judged whether the `cv` is small enough.
+
+    BenchmarkError, which names the place, for what the schema cannot see. Takes a few milliseconds.
     """
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self.hosts = [host_name(host) for host in config["hosts"]]
-        self.workloads = list(config["workloads"])
-        self.scratch: str | None = config.get("scratch")
-        self._repetitions: dict[str, Repetitions] = {}
-        self._warmup: dict[str, bool] = {}
-        self._settings: dict[str, Unit] = {}
-        for name, given in config["workloads"].items():
-            own = given or {}
-            preset = own.get("preset", config.get("preset", "low"))
-            parameters = registry.parameters(name, preset, own.get("parameters"))
-            self._settings[name] = {"preset": preset, "parameters": parameters, "scratch": self.scratch}
-            self._repetitions[name] = Repetitions.of(own.get("repetitions", config.get("repetitions", 3)))
-            self._warmup[name] = own.get("warmup", config.get("warmup", True))
-
-    def repetitions(self, workload: str) -> Repetitions:
-        return self._repetitions[workload]
-
-    def warms_up(self, workload: str) -> bool:
-        return self._warmup[workload]
-
-    def pairs(self) -> list[Unit]:
-        """Every (host, workload)."""
-        return [{"host": host, "workload": name} for host in self.hosts for name in self.workloads]
-
-    def units(self) -> list[Unit]:
-        """Every repetition that may be needed, with all that determines its result."""
-        return [
-            {**pair, "repetition": n, **self._settings[pair["workload"]]}
-            for pair in self.pairs()
-            for n in range(1, self.repetitions(pair["workload"]).maximum + 1)
-        ]
-
-    def warmups(self) -> list[Unit]:
-        """The warm-up runs; their repetition is null."""
-        return [
-            {**pair, "repetition": None, **self._settings[pair["workload"]]}
-            for pair in self.pairs()
-            if self.warms_up(pair["workload"])
-        ]
-
-    def skip(self, unit: Mapping[str, Any]) -> str | None:
-        """Why a unit is no target from the start: its program is missing, or it may not be needed at all."""
-        if reason := registry.unavailable(unit["workload"]):
-            return reason
-        wanted = self.repetitions(unit["workload"])
-        if (unit.get("repetition") or 0) > wanted.minimum:
-            return f"runs only while the coefficient of variation is above {wanted.cv:g}"
-        return None
-
-    def digest(self, folder: str) -> str:
-        """Digest of this machine's fingerprint with the disk under test; a few milliseconds."""
-        return fingerprint.digest(fingerprint.collect(self.scratch or folder))
+    hosts = [host_name(host) for host in config["hosts"]]
+    system = fingerprint.digest(fingerprint.collect(config["scratch"] or folder))
+    found: dict[str, list[Unit]] = {
+        "fingerprints": [{"host": host, "scratch": config["scratch"], "system": system} for host in hosts],
+        **{kind: [] for kind in ("series", "warmups", "repetitions", "verdicts")},
+    }
+    for workload, given in config["workloads"].items():
+        settings = {**{key: config[key] for key in ("preset", "repetitions", "warmup")}, **(given or {})}
+        try:
+            parameters = registry.parameters(workload, settings["preset"], settings.get("parameters"))
+            wanted = Repetitions.of(settings["repetitions"])
+        except BenchmarkError as error:
+            raise BenchmarkError(f"benchmarks.workloads.{workload}: {error}") from error
+        measured = {"preset": settings["preset"], "parameters": parameters, "scratch": config["scratch"]}
+        for host in hosts:
+            unit: Unit = {"host": host, "workload": workload}
+            found["series"].append(
+                {
+                    **unit,
+                    "minimum": wanted.minimum,
+                    "maximum": wanted.maximum,
+                    "warmup": settings["warmup"],
+                    "skipped": registry.unavailable(workload),
+                }
+            )
+            if settings["warmup"]:
+                found["warmups"].append({**unit, "repetition": None, **measured})
+            found["repetitions"] += [
+                {**unit, "repetition": n, **measured} for n in range(1, wanted.maximum + 1)
+            ]
+            found["verdicts"] += [
+                {**unit, "repetition": n, "cv": wanted.cv} for n in range(wanted.minimum, wanted.maximum)
+            ]
+    return found
