@@ -47,7 +47,6 @@ SIGNALS = {
 
 # Conventions of shells, coreutils and sysexits.h. Many programs use small codes freely, so all of them are weak.
 EXIT_CODES = {
-    2: ("configuration", 0.3),  # usage error of most commands
     64: ("configuration", 0.7),
     65: ("data", 0.7),
     66: ("data", 0.7),
