@@ -102,6 +102,7 @@ def classify(
         *_matches(rules, log),
         *_explicit(rules, log, exit_code, signal, slurm_state, oom_killed),
     ]
+    candidates = [candidate for candidate in candidates if candidate.score > 0]
     if not candidates:
         return Verdict(
             "unknown", rules.retry["unknown"], log.last() or _bare(exit_code, signal), "nothing-known"
