@@ -63,16 +63,25 @@ class Units:
         self.directory = str(run.current().dir)
         self.skipped: list[tuple[str, str]] = []
         self._units: dict[str, Parameters] = {}
+        self._known: dict[str, dict[str, str]] = {}
+        read: dict[str, dict[str, str]] = {}
         for point in _points(pattern, sweep, parameters):
-            self._add(Parameters(point))
+            values = _values(pattern, self.names, point)
+            target = pattern.format(**values)
+            if target in self._units:
+                both = f"{self._units[target]} and {canonical(point)}"
+                raise SweepError(f"{target}: {both} have the same target; name more in the pattern")
+            self._units[target], read[target] = Parameters(point), values
         self._regexes = {
-            name: _regex(name, {_value(name, p) for p in self._units.values()}) for name in self.names
+            name: _regex(name, {values[name] for values in read.values()}) for name in self.names
         }
-        self._matcher = re.compile(
+        matcher = re.compile(
             _written(pattern, self._regexes, "(?P<{name}>{regex})", "(?P={name})", re.escape)
         )
         for target, point in self._units.items():
-            self._check(target, point)
+            _check_path(target)
+            if (found := matcher.fullmatch(target)) is None or found.groupdict() != read[target]:
+                raise SweepError(f"{target}: ambiguous in {pattern}; put '/' between the wildcards")
             if reason := skip(dict(point)) if skip else None:
                 self.skipped.append((self._in_run(target), reason))
         run.current().units.append(self)
@@ -107,7 +116,7 @@ class Units:
 
     def target_of(self, parameters: Mapping[str, Any]) -> str:
         """The target of exactly this parameter set; numbers may be written 1 or 1.0."""
-        target = _fill(self.pattern, self.names, parameters)
+        target = self.pattern.format(**_values(self.pattern, self.names, parameters))
         if canonical(self._units.get(target)) != canonical(parameters):
             raise SweepError(f"{canonical(parameters)}: no such unit of {self.pattern}{self._example()}")
         return self._in_run(target)
@@ -118,39 +127,27 @@ class Units:
         Keywords pick a subset by parameter: a value or several; text equals the number it spells, so that
         wildcards can be passed on. `where` is a predicate on the parameters.
         """
-        known = {name for point in self._units.values() for name in point}
-        if unknown := [name for name in subset if name not in known]:
-            there = ", ".join(sorted(known))
-            raise SweepError(f"{self.pattern}: no parameter {unknown[0]!r}; there are {there}")
-        wanted = {
-            name: {_label(one) for one in (want if isinstance(want, list | tuple | set | range) else [want])}
-            for name, want in subset.items()
-        }
+        wanted = []
+        for name, values in subset.items():
+            several = values if isinstance(values, list | tuple | set | range) else [values]
+            wanted.append((self._labels(name), {_label(value) for value in several}))
         skipped = {target for target, _ in self.skipped}
         return [
             full
             for target, point in self._units.items()
-            if (full := self._in_run(target)) not in skipped
-            and all(name in point and _label(point[name]) in values for name, values in wanted.items())
+            if all(labels.get(target) in values for labels, values in wanted)
+            and (full := self._in_run(target)) not in skipped
             and (where is None or where(dict(point)))
         ]
 
-    def _add(self, point: Parameters) -> None:
-        target = _fill(self.pattern, self.names, point)
-        twin = self._units.setdefault(target, point)
-        if canonical(twin) != canonical(point):
-            raise SweepError(f"{target}: {twin} and {point} have the same target; name more in the pattern")
-
-    def _check(self, target: str, point: Parameters) -> None:
-        """Refuse targets that no file system or no reader of the pattern could take for what they are."""
-        for part in target.split("/"):
-            if not SAFE.fullmatch(part) or part in {".", ".."}:
-                raise SweepError(f"{target}: {part!r} cannot be a file name here; {ALLOWED}")
-            if len(part.encode()) > MAX_NAME:
-                raise SweepError(f"{target}: a name over {MAX_NAME} bytes; use {{digest}} in the pattern")
-        found = self._matcher.fullmatch(target)
-        if found is None or any(found[name] != _value(name, point) for name in self.names):
-            raise SweepError(f"{target}: ambiguous in {self.pattern}; put '/' between the wildcards")
+    def _labels(self, name: str) -> dict[str, str]:
+        """By target what one parameter looks like in a path."""
+        if name not in self._known:
+            self._known[name] = {target: _label(p[name]) for target, p in self._units.items() if name in p}
+        if self._units and not self._known[name]:
+            there = ", ".join(sorted({name for point in self._units.values() for name in point}))
+            raise SweepError(f"{self.pattern}: no parameter {name!r}; there are {there}")
+        return self._known[name]
 
     def _example(self) -> str:
         return f", but for instance {next(iter(self._units))}" if self._units else ""
@@ -185,19 +182,27 @@ def _names(pattern: str) -> list[str]:
     return list(dict.fromkeys(name for name, _, _ in fields))
 
 
-def _fill(pattern: str, names: list[str], point: Mapping[str, Any]) -> str:
+def _values(pattern: str, names: list[str], point: Mapping[str, Any]) -> dict[str, str]:
+    """The text of each wildcard for one parameter set."""
     if "digest" in names and "digest" in point:
         raise SweepError(f"{pattern}: {{digest}} is computed, so no parameter can have this name; rename it")
-    if missing := [name for name in names if name not in point and name != "digest"]:
-        raise SweepError(f"{pattern}: {canonical(point)} has no {missing[0]!r}; give every wildcard a value")
+    values = {}
     for name in names:
-        if not SAFE.fullmatch(label := _value(name, point)):
-            raise SweepError(f"{pattern}: {name} = {label!r} cannot stand in a path; {ALLOWED}")
-    return pattern.format(**{name: _value(name, point) for name in names})
+        if name not in point and name != "digest":
+            raise SweepError(f"{pattern}: {canonical(point)} has no {name!r}; give every wildcard a value")
+        values[name] = digest(point) if name == "digest" else _label(point[name])
+        if not SAFE.fullmatch(values[name]):
+            raise SweepError(f"{pattern}: {name} = {values[name]!r} cannot stand in a path; {ALLOWED}")
+    return values
 
 
-def _value(name: str, point: Mapping[str, Any]) -> str:
-    return digest(point) if name == "digest" else _label(point[name])
+def _check_path(target: str) -> None:
+    """Refuse what a file system or a reader of paths could not take for one file in the run."""
+    for part in target.split("/"):
+        if not SAFE.fullmatch(part) or part in {".", ".."}:
+            raise SweepError(f"{target}: {part!r} cannot be a file name here; {ALLOWED}")
+        if len(part.encode()) > MAX_NAME:
+            raise SweepError(f"{target}: a name over {MAX_NAME} bytes; use {{digest}} in the pattern")
 
 
 def _label(value: Any) -> str:
