@@ -125,5 +125,5 @@ def test_the_guard_starts_without_anything_heavy():
     modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
     assert "ripresa.recovery.guard" in modules, done.stderr
     tops = {module.partition(".")[0] for module in modules}
-    assert tops & packages_distributions().keys() == {"ripresa"}
+    assert tops & packages_distributions().keys() <= {"ripresa"}
     assert not {"asyncio", "http", "inspect", "logging", "multiprocessing", "subprocess", "tomllib"} & tops
