@@ -5,6 +5,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
+import pulp
+
 from ripresa.placement.packing import LEVELS, Problem, Solver
 
 REMEMBERED = 4096
@@ -56,8 +58,6 @@ class Cbc(Solver):
         return self._known.get(problem)
 
     def _work(self, problem: Problem) -> None:
-        import pulp
-
         try:
             solution = solve(problem, self._time_limit)
         except (pulp.PulpError, OSError) as error:
@@ -77,8 +77,6 @@ def solve(problem: Problem, time_limit: float) -> Sequence[int] | None:
     Maximises sum(load_i x_i) and, subordinate to it, sum(load_i level_i x_i), subject to
     sum(demand_ij x_i) <= capacity_j and 0 <= x_i <= count_i, all x_i whole.
     """
-    import pulp
-
     counts = [
         pulp.LpVariable(f"x{index}", lowBound=0, upBound=count, cat=pulp.LpInteger)
         for index, count in enumerate(problem.counts)

@@ -5,6 +5,7 @@ exactly, and where it can be shown to use as much as any other packing it is the
 remaining cases are worth an integer program, over the counts of the lots.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -14,8 +15,8 @@ Demand = tuple[tuple[str, float], ...]
 LOAD = "_cores"
 """The resource a packing is to use as much of as possible."""
 
-MAX_VARIABLES = 300
-"""An integer program of this size is solved in about 20 ms."""
+SHORTLIST = 200
+"""Of more different lots than this, the preferred ones are considered: a problem solved in about 20 ms."""
 
 LEVELS = 16
 """Steps of preference that an integer program tells apart."""
@@ -23,16 +24,16 @@ LEVELS = 16
 _MAX_EXACT_LOAD = 1 << 16
 
 
-class Lot(NamedTuple):
-    """A number of ready jobs that take the same."""
+class Lot:
+    """A number of ready jobs that take the same. ``load`` is what one of them adds to the objective: its
+    cores, at least 1 (as in Snakemake's own ILP)."""
 
-    size: int
-    demand: Demand
+    __slots__ = ("demand", "load", "size")
 
-    @property
-    def load(self) -> float:
-        """What one of the jobs adds to the objective: its cores, at least 1 (as in Snakemake's ILP)."""
-        return max(1, next((amount for name, amount in self.demand if name == LOAD), 0))
+    def __init__(self, size: int, demand: Demand) -> None:
+        self.size = size
+        self.demand = demand
+        self.load = max(1, dict(demand).get(LOAD, 0))
 
 
 class Problem(NamedTuple):
@@ -73,16 +74,15 @@ def subtract(free: dict[str, float], demand: Demand, count: int) -> None:
 def greedy(lots: Sequence[Lot], capacity: Mapping[str, float]) -> list[int]:
     """Fill up in order of preference: jobs to start per lot."""
     free = dict(capacity)
-    # When a resource that every job needs is used up, the other lots need no look.
-    needed = _needed_by_all(lots)
     counts = [0] * len(lots)
     for index, lot in enumerate(lots):
-        count = fits(lot.demand, free, lot.size)
-        if count:
-            counts[index] = count
-            subtract(free, lot.demand, count)
-            if any(free[name] < amount for name, amount in needed):
+        # Nearly all lots fail here once the resources are used up.
+        for name, amount in lot.demand:
+            if free[name] < amount:
                 break
+        else:
+            counts[index] = fits(lot.demand, free, lot.size)
+            subtract(free, lot.demand, counts[index])
     return counts
 
 
@@ -92,20 +92,26 @@ def pack(lots: Sequence[Lot], capacity: Mapping[str, float], solver: Solver) -> 
     Falls back to the greedy packing when the solver knows nothing better in time.
     """
     counts = greedy(lots, capacity)
-    if is_best(lots, counts, capacity):
+    indices = range(len(lots))
+    short = [i for i in indices if i < SHORTLIST or counts[i]] if len(lots) > SHORTLIST else list(indices)
+    shortlist, chosen = [lots[i] for i in short], [counts[i] for i in short]
+    if is_best(shortlist, chosen, capacity):
         return counts
-    problem, members = formulate(lots, capacity)
+    problem, members = formulate(shortlist, capacity)
     solution = solver.solve(problem)
     if solution is None:
         return counts
-    better = [0] * len(lots)
-    for left, indices in zip(solution, members, strict=True):
-        for index in indices:
-            better[index] = min(left, lots[index].size)
-            left -= better[index]  # noqa: PLW2901 - handed out in order of preference
-    return (
-        better if _feasible(lots, better, capacity) and _load(lots, better) > _load(lots, counts) else counts
-    )
+    better = [0] * len(shortlist)
+    for left, positions in zip(solution, members, strict=True):
+        for position in positions:
+            better[position] = min(left, shortlist[position].size)
+            left -= better[position]  # noqa: PLW2901 - handed out in order of preference
+    if not _feasible(shortlist, better, capacity) or _load(shortlist, better) <= _load(shortlist, chosen):
+        return counts
+    counts = [0] * len(lots)
+    for index, count in zip(short, better, strict=True):
+        counts[index] = count
+    return counts
 
 
 def is_best(lots: Sequence[Lot], counts: Sequence[int], capacity: Mapping[str, float]) -> bool:
@@ -119,11 +125,12 @@ def is_best(lots: Sequence[Lot], counts: Sequence[int], capacity: Mapping[str, f
 
 def bound(lots: Sequence[Lot], capacity: Mapping[str, float]) -> float:
     """An upper bound of the load of any packing, from each scarce resource by itself."""
-    best = sum(lot.load * lot.size for lot in lots)
+    best = total = sum(lot.load * lot.size for lot in lots)
     for name in scarce(lots, capacity):
-        amounts = [dict(lot.demand).get(name, 0) for lot in lots]
-        free_of_charge = sum(lot.load * lot.size for lot, a in zip(lots, amounts, strict=True) if not a)
-        charged = [(lot.load, a, lot.size) for lot, a in zip(lots, amounts, strict=True) if a]
+        charged = [
+            (lot.load, amount, lot.size) for lot in lots for other, amount in lot.demand if other == name
+        ]
+        free_of_charge = total - sum(load * size for load, _, size in charged)
         if name == LOAD and capacity[name] <= _MAX_EXACT_LOAD and all(_whole(a) for _, a, _ in charged):
             reached: float = _greatest_sum([(int(a), n) for _, a, n in charged], int(capacity[name]))
         else:
@@ -148,20 +155,17 @@ def formulate(lots: Sequence[Lot], capacity: Mapping[str, float]) -> tuple[Probl
     of jobs with the same demand only as many of the preferred as fit by themselves.
     """
     names = scarce(lots, capacity)
-    free = {name: capacity[name] for name in names}
     candidates: list[tuple[int, int, Demand]] = []
     room: dict[tuple[Demand, float], int] = {}
     for index, lot in enumerate(lots):
-        demand = tuple((name, amount) for name, amount in lot.demand if name in free)
+        demand = tuple((name, amount) for name, amount in lot.demand if name in names)
         shape = (demand, lot.load)
         if shape not in room:
-            room[shape] = fits(demand, free, sum(lot.size for lot in lots))
+            room[shape] = int(min((capacity[name] // amount for name, amount in demand), default=sys.maxsize))
         count = min(lot.size, room[shape])
         if count > 0:
             room[shape] -= count
             candidates.append((index, count, demand))
-            if len(candidates) == MAX_VARIABLES:
-                break
     variables: dict[tuple[int, Demand, float], list[int]] = {}
     counts: dict[tuple[int, Demand, float], int] = {}
     for position, (index, count, demand) in enumerate(candidates):
@@ -177,18 +181,6 @@ def formulate(lots: Sequence[Lot], capacity: Mapping[str, float]) -> tuple[Probl
         capacity=tuple(capacity[name] for name in names),
     )
     return problem, list(variables.values())
-
-
-def _needed_by_all(lots: Sequence[Lot]) -> Demand:
-    """The least that every job takes, of the resources that every job takes."""
-    common: dict[str, float] | None = None
-    for demand in {lot.demand for lot in lots}:
-        amounts = dict(demand)
-        if common is None:
-            common = amounts
-        else:
-            common = {name: min(least, amounts[name]) for name, least in common.items() if name in amounts}
-    return tuple((common or {}).items())
 
 
 def _load(lots: Sequence[Lot], counts: Sequence[int]) -> float:

@@ -1,17 +1,21 @@
 """The jobs that are ready to start, kept in lots so that choosing among them costs little per round."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from itertools import groupby, islice
 from typing import Generic, NamedTuple, TypeVar
 
-from ripresa.placement.packing import Demand, Lot, Solver, pack, subtract
+from ripresa.placement.packing import SHORTLIST, Demand, Lot, Solver, pack, subtract
+
+UNLIMITED = 1 << 60
+"""Snakemake's amount of a resource without a limit is sys.maxsize."""
 
 Job = TypeVar("Job", bound=Hashable)
 
 
 class Kind(NamedTuple):
-    """What makes ready jobs equal. The order of preference is priority, temp, rank of the rule, input."""
+    """What makes ready jobs equal."""
 
-    priority: int
+    priority: float
     temp_bytes: int
     """Size of the temporary files it reads: they may go once it is done."""
     rule: str | None
@@ -20,37 +24,53 @@ class Kind(NamedTuple):
     demand: Demand
 
 
+class _Stock(Lot, Generic[Job]):
+    """The ready jobs of one kind."""
+
+    __slots__ = ("jobs", "kind")
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(0, kind.demand)
+        self.kind = kind
+        self.jobs: dict[Job, None] = {}
+
+
 class Ready(Generic[Job]):
-    """Ready jobs. ``rank`` tells the expected duration of a rule: longer ones start first."""
+    """Ready jobs, handed out by priority, temporary files, expected duration and size of the input.
+
+    Where these are equal the demand decides: jobs that want most of what is most free come first, so
+    that no resource is left over for the end (the alignment score of the multi-resource packing of
+    Grandl et al., SIGCOMM 2014). ``rank`` tells the expected duration of a rule.
+    """
 
     def __init__(self, solver: Solver, rank: Callable[[str | None], float] = lambda rule: 0.0) -> None:
         self._solver = solver
         self._rank = rank
-        self._kinds: dict[Job, Kind] = {}
-        self._lots: dict[Kind, dict[Job, None]] = {}
-        self._tiers: list[list[Kind]] | None = None
-
-    def __contains__(self, job: Job) -> bool:
-        return job in self._kinds
+        self._home: dict[Job, _Stock[Job]] = {}
+        self._stocks: dict[Kind, _Stock[Job]] = {}
+        self._tiers: list[list[list[_Stock[Job]]]] | None = None
+        self._total: dict[str, float] = {}
 
     def __len__(self) -> int:
-        return len(self._kinds)
+        return len(self._home)
 
     def add(self, job: Job, kind: Kind) -> None:
         """Add a job that became ready."""
-        self._kinds[job] = kind
-        if kind in self._lots:
-            self._lots[kind][job] = None
-        else:
-            self._lots[kind] = {job: None}
+        stock = self._stocks.get(kind)
+        if stock is None:
+            stock = self._stocks[kind] = _Stock(kind)
             self._tiers = None
+        stock.jobs[job] = None
+        stock.size += 1
+        self._home[job] = stock
 
     def remove(self, jobs: Iterable[Job]) -> None:
         """Forget jobs, whether they are here or not."""
         for job in jobs:
-            kind = self._kinds.pop(job, None)
-            if kind is not None:
-                del self._lots[kind][job]
+            stock = self._home.pop(job, None)
+            if stock is not None:
+                del stock.jobs[job]
+                stock.size -= 1
 
     def reorder(self) -> None:
         """Take notice of changed ranks."""
@@ -62,26 +82,48 @@ class Ready(Generic[Job]):
         Every resource that a job demands must be in ``capacity``.
         """
         free = dict(capacity)
+        for name, amount in free.items():
+            self._total[name] = max(amount, self._total.get(name, 0))
         taken: list[Job] = []
-        for kinds in self._ordered():
-            here = [(kind, jobs) for kind in kinds if (jobs := self._lots[kind])]
-            counts = pack([Lot(len(jobs), kind.demand) for kind, jobs in here], free, self._solver)
-            for (kind, jobs), count in zip(here, counts, strict=True):
+        for tier in self._order():
+            stocks = self._aligned(tier, free)
+            for stock, count in zip(stocks, pack(stocks, free, self._solver), strict=True):
                 if count:
-                    subtract(free, kind.demand, count)
-                    taken.extend(job for job, _ in zip(jobs, range(count), strict=False))
+                    subtract(free, stock.demand, count)
+                    taken.extend(islice(stock.jobs, count))
         self.remove(taken)
         return taken
 
-    def _ordered(self) -> list[list[Kind]]:
-        """The kinds of jobs by priority, and within one priority in order of preference."""
+    def _order(self) -> list[list[list[_Stock[Job]]]]:
+        """The stocks by priority, then by preference, then without an order."""
         if self._tiers is None:
-            self._lots = {kind: jobs for kind, jobs in self._lots.items() if jobs}
-            tiers: dict[int, list[Kind]] = {}
-            for kind in sorted(self._lots, key=self._preference, reverse=True):
-                tiers.setdefault(kind.priority, []).append(kind)
-            self._tiers = list(tiers.values())
+            self._stocks = {kind: stock for kind, stock in self._stocks.items() if stock.size}
+            stocks = sorted(self._stocks.values(), key=self._preference, reverse=True)
+            self._tiers = [
+                [list(equal) for _, equal in groupby(tier, self._preference)]
+                for _, tier in groupby(stocks, lambda stock: stock.kind.priority)
+            ]
         return self._tiers
 
-    def _preference(self, kind: Kind) -> tuple[int, int, float, int]:
+    def _aligned(self, tier: list[list[_Stock[Job]]], free: Mapping[str, float]) -> list[_Stock[Job]]:
+        """The stocks of a tier that are not empty, in the order in which to consider them now."""
+        weights = {
+            name: max(0.0, free[name]) / total**2 if total < UNLIMITED else 0.0
+            for name, total in self._total.items()
+            if total > 0
+        }
+
+        def alignment(stock: _Stock[Job]) -> float:
+            return sum([weights[name] * amount for name, amount in stock.demand if name in weights])
+
+        found: list[_Stock[Job]] = []
+        for equal in tier:
+            here = [stock for stock in equal if stock.size]
+            if len(here) > 1:
+                here[:SHORTLIST] = sorted(here[:SHORTLIST], key=alignment, reverse=True)
+            found += here
+        return found
+
+    def _preference(self, stock: _Stock[Job]) -> tuple[float, ...]:
+        kind = stock.kind
         return kind.priority, kind.temp_bytes, self._rank(kind.rule), kind.input_bytes
