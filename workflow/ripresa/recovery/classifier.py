@@ -26,6 +26,7 @@ EVIDENCE = 1000  # characters of a line that are quoted
 # below a plain error, and still above a mere last resort.
 STRENGTH = {"user": 10.0, "root": 3.0, "error": 2.0, "symptom": 1.0, "last": 0.5}
 SOFT = 1.25
+AFTERMATH = 1.75
 HANDLED = 0.25
 
 
@@ -70,6 +71,7 @@ class Rule(NamedTuple):
 class Rules(NamedTuple):
     causes: tuple[Rule, ...]
     noise: tuple[Pattern, ...]
+    aftermath: tuple[Pattern, ...]
     retry: Mapping[str, bool]
 
 
@@ -191,13 +193,16 @@ class Log:
 
 def _matches(rules: Rules, log: Log) -> Iterator[_Candidate]:
     """One candidate for each line that a rule matches; of several rules on one line the strongest stays."""
-    soft: dict[int, bool] = {}
+    discounts: dict[int, float] = {}
 
-    def is_soft(number: int) -> bool:
-        if number not in soft:
+    def discount(number: int) -> float:
+        if number not in discounts:
             line = log.clean[number][: 2 * SPAN]
-            soft[number] = any(noise.search(line) for noise in rules.noise)
-        return soft[number]
+            if any(pattern.search(line) for pattern in rules.aftermath):
+                discounts[number] = AFTERMATH
+            else:
+                discounts[number] = SOFT * any(pattern.search(line) for pattern in rules.noise)
+        return discounts[number]
 
     for rule in rules.causes:
         hits = [hit[0] for pattern in rule.patterns for hit in log.find(pattern)]
@@ -208,7 +213,7 @@ def _matches(rules: Rules, log: Log) -> Iterator[_Candidate]:
         for number in {min(hits), max(hits), *(hits[:200])}:
             score = rule.strength
             if rule.strength < STRENGTH["user"]:
-                score -= SOFT * is_soft(number) + HANDLED * (number < log.handled_before)
+                score -= discount(number) + HANDLED * (number < log.handled_before)
             yield _Candidate(score, number, rule.name, rule.failure_class, rule.retry)
 
 
@@ -250,8 +255,8 @@ def _load(extra: str) -> Rules:
     retry: dict[str, bool] = data["classes"]
     users = [_rule(entry, retry, "user") for entry in json.loads(extra)]
     packaged = [_rule(entry, retry) for entry in data["rule"]]
-    noise = tuple(Pattern(source) for source in data["noise"])
-    return Rules((*users, *packaged), noise, retry)
+    noise, aftermath = (tuple(map(Pattern, data[key])) for key in ("noise", "aftermath"))
+    return Rules((*users, *packaged), noise, aftermath, retry)
 
 
 def _rule(entry: Mapping[str, Any], classes: Mapping[str, bool], strength: str | None = None) -> Rule:
