@@ -33,6 +33,11 @@ Point = dict[str, Any]
 class SweepError(ValueError):
     """A sweep or a set of units that cannot be meant so; the message names the place and what is allowed."""
 
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(f"{where}: {problem}")
+        self.where = where
+        self.problem = problem
+
 
 def sweep(
     spec: Mapping[str, Any], presets: Mapping[str, Any] | None = None, where: str = "sweep"
@@ -47,7 +52,7 @@ def sweep(
     for point in _points(level, where, {}, named):
         unique.setdefault(_canonical(point, where), point)
     if not unique:
-        raise SweepError(f"{where}: include and exclude leave no point; widen them")
+        raise SweepError(where, "include and exclude leave no point; widen them")
     return list(unique.values())
 
 
@@ -63,11 +68,13 @@ def _points(spec: Any, where: str, inherited: Point, presets: Mapping[str, Any])
     """The points of one level, holding what it says itself; only its filters see `inherited` base values."""
     for part in _mapping(spec, where):
         if part not in PARTS:
-            raise SweepError(f"{where}.{part}: unknown part of a sweep; allowed are {', '.join(PARTS)}")
+            raise SweepError(f"{where}.{part}", f"unknown part of a sweep; allowed are {', '.join(PARTS)}")
     base: Point = {}
     for name in _names(spec.get("preset", []), f"{where}.preset"):
         if name not in presets:
-            raise SweepError(f"{where}.preset: no preset {name!r}; there are {', '.join(presets) or 'none'}")
+            raise SweepError(
+                f"{where}.preset", f"no preset {name!r}; there are {', '.join(presets) or 'none'}"
+            )
         base |= _mapping(presets[name], f"{where}.presets.{name}")
     base |= _mapping(spec.get("base", {}), f"{where}.base")
 
@@ -76,11 +83,9 @@ def _points(spec: Any, where: str, inherited: Point, presets: Mapping[str, Any])
     for part, points in factors:
         for name in {name: None for point in points for name in point}:
             if owner.setdefault(name, part) != part:
-                raise SweepError(
-                    f"{part}: {name!r} is given by {owner[name]} already; name it in one of them"
-                )
+                raise SweepError(part, f"{name!r} is given by {owner[name]} already; name it in one of them")
     if (size := math.prod(len(points) for _, points in factors)) > MAX_POINTS:
-        raise SweepError(f"{where}: {size} points are more than the {MAX_POINTS} allowed; use fewer values")
+        raise SweepError(where, f"{size} points are more than the {MAX_POINTS} allowed; use fewer values")
     points = [_merged(base, *chosen) for chosen in product(*(points for _, points in factors))]
     return [point for point, kept in zip(points, _kept(spec, where, inherited, points), strict=True) if kept]
 
@@ -99,7 +104,7 @@ def _factors(
         }
         if len({len(values) for values in axes.values()}) != 1:
             lengths = ", ".join(f"{name} {len(values)}" for name, values in axes.items()) or "no axis at all"
-            raise SweepError(f"{here}: lists of one length are needed, not {lengths}")
+            raise SweepError(here, f"lists of one length are needed, not {lengths}")
         yield here, [dict(zip(axes, row, strict=True)) for row in zip(*axes.values(), strict=True)]
     if "list" in spec:
         here = f"{where}.list"
@@ -125,7 +130,7 @@ def _kept(spec: Any, where: str, inherited: Point, points: list[Point]) -> Itera
         for here, condition in filters[part]:
             if unknown := [name for name in _mapping(condition, here) if seen and name not in known]:
                 raise SweepError(
-                    f"{here}.{unknown[0]}: no such parameter; there are {', '.join(sorted(known))}"
+                    f"{here}.{unknown[0]}", f"no such parameter; there are {', '.join(sorted(known))}"
                 )
     for point in seen:
         wanted = not filters["include"] or any(matches(one, point, here) for here, one in filters["include"])
@@ -142,14 +147,12 @@ def _compares(sign: str, limit: Any, value: Any, where: str) -> bool:
     if sign == "!=":
         return not _holds(list(_either(limit)), value, where)
     if sign not in COMPARISONS:
-        raise SweepError(
-            f"{where}: unknown comparison {sign!r}; allowed are {', '.join((*COMPARISONS, '!='))}"
-        )
+        raise SweepError(where, f"unknown comparison {sign!r}; allowed are {', '.join((*COMPARISONS, '!='))}")
     try:
         return bool(COMPARISONS[sign](value, limit))
     except TypeError:
         raise SweepError(
-            f"{where}: {value!r} {sign} {limit!r} cannot be compared; use numbers or text"
+            where, f"{value!r} {sign} {limit!r} cannot be compared; use numbers or text"
         ) from None
 
 
@@ -163,23 +166,23 @@ def _merged(*points: Point) -> Point:
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise SweepError(f"{where}: a mapping of names to values is needed, not {value!r}")
+        raise SweepError(where, f"a mapping of names to values is needed, not {value!r}")
     if not_text := [name for name in value if not isinstance(name, str)]:
-        raise SweepError(f"{where}: the name {not_text[0]!r} is not text; put it in quotes")
+        raise SweepError(where, f"the name {not_text[0]!r} is not text; put it in quotes")
     return value
 
 
 def _values(value: Any, where: str, empty: bool = False) -> Sequence[Any]:
     if not isinstance(value, list | tuple | range):
-        raise SweepError(f"{where}: a list is needed, not {value!r}")
+        raise SweepError(where, f"a list is needed, not {value!r}")
     if not value and not empty:
-        raise SweepError(f"{where}: the list is empty, which would leave no points; give a value or drop it")
+        raise SweepError(where, "the list is empty, which would leave no points; give a value or drop it")
     return value
 
 
 def _names(value: Any, where: str) -> Sequence[str]:
     if unnamed := [name for name in _either(value) if not isinstance(name, str)]:
-        raise SweepError(f"{where}: the name of a preset or a list of names is needed, not {unnamed[0]!r}")
+        raise SweepError(where, f"the name of a preset or a list of names is needed, not {unnamed[0]!r}")
     return _either(value)
 
 
@@ -187,4 +190,4 @@ def _canonical(value: Any, where: str) -> str:
     try:
         return canonical(value)
     except ValueError as error:
-        raise SweepError(f"{where}: {error}") from None
+        raise SweepError(where, f"{error}") from None

@@ -59,29 +59,17 @@ class Units:
         skip: Callable[[Point], str | None] | None = None,
     ) -> None:
         self.pattern = pattern
-        self.names = _names(pattern)
-        self.directory = str(run.current().dir)
+        self.directory = run.current().dir
         self.skipped: list[tuple[str, str]] = []
         self._units: dict[str, Parameters] = {}
         self._known: dict[str, dict[str, str]] = {}
-        read: dict[str, dict[str, str]] = {}
-        for point in _points(pattern, sweep, parameters):
-            values = _values(pattern, self.names, point)
-            target = pattern.format(**values)
-            if target in self._units:
-                both = f"{self._units[target]} and {canonical(point)}"
-                raise SweepError(f"{target}: {both} have the same target; name more in the pattern")
-            self._units[target], read[target] = Parameters(point), values
-        self._regexes = {
-            name: _regex(name, {values[name] for values in read.values()}) for name in self.names
-        }
-        matcher = re.compile(
-            _written(pattern, self._regexes, "(?P<{name}>{regex})", "(?P={name})", re.escape)
-        )
+        try:
+            self.names = _names(pattern)
+            self._regexes = self._read(_points(pattern, sweep, parameters))
+        except SweepError as error:
+            # Snakemake shows where in the rule file this is; our own stack would only be noise.
+            raise error.with_traceback(None) from None
         for target, point in self._units.items():
-            _check_path(target)
-            if (found := matcher.fullmatch(target)) is None or found.groupdict() != read[target]:
-                raise SweepError(f"{target}: ambiguous in {pattern}; put '/' between the wildcards")
             if reason := skip(dict(point)) if skip else None:
                 self.skipped.append((self._in_run(target), reason))
         run.current().units.append(self)
@@ -108,17 +96,17 @@ class Units:
         """The parameters behind Snakemake's `wildcards` (or a mapping of names to values)."""
         values = dict(wildcards.items())
         if missing := [name for name in self.names if name not in values]:
-            raise SweepError(f"{self.pattern}: wildcard {missing[0]!r} is missing among {', '.join(values)}")
+            raise SweepError(self.pattern, f"wildcard {missing[0]!r} is missing among {', '.join(values)}")
         target = self.pattern.format(**{name: _label(values[name]) for name in self.names})
         if target not in self._units:
-            raise SweepError(f"{target}: not a configured unit of {self.pattern}{self._example()}")
+            raise SweepError(target, f"not a configured unit of {self.pattern}{self._example()}")
         return self._units[target]
 
     def target_of(self, parameters: Mapping[str, Any]) -> str:
         """The target of exactly this parameter set; numbers may be written 1 or 1.0."""
         target = self.pattern.format(**_values(self.pattern, self.names, parameters))
         if canonical(self._units.get(target)) != canonical(parameters):
-            raise SweepError(f"{canonical(parameters)}: no such unit of {self.pattern}{self._example()}")
+            raise SweepError(canonical(parameters), f"no such unit of {self.pattern}{self._example()}")
         return self._in_run(target)
 
     def targets(self, where: Callable[[Point], bool] | None = None, /, **subset: Any) -> list[str]:
@@ -140,13 +128,31 @@ class Units:
             and (where is None or where(dict(point)))
         ]
 
+    def _read(self, points: Iterable[Point]) -> dict[str, str]:
+        """Take in the parameter sets, and return what each wildcard may be as a regular expression."""
+        read: dict[str, dict[str, str]] = {}
+        for point in points:
+            values = _values(self.pattern, self.names, point)
+            target = self.pattern.format(**values)
+            if target in self._units:
+                both = f"{self._units[target]} and {canonical(point)}"
+                raise SweepError(target, f"{both} have the same target; name more in the pattern")
+            self._units[target], read[target] = Parameters(point), values
+        regexes = {name: _regex(name, {values[name] for values in read.values()}) for name in self.names}
+        matcher = re.compile(_written(self.pattern, regexes, "(?P<{name}>{regex})", "(?P={name})", re.escape))
+        for target, values in read.items():
+            _check_path(target)
+            if (found := matcher.fullmatch(target)) is None or found.groupdict() != values:
+                raise SweepError(target, f"ambiguous in {self.pattern}; put '/' between the wildcards")
+        return regexes
+
     def _labels(self, name: str) -> dict[str, str]:
         """By target what one parameter looks like in a path."""
         if name not in self._known:
             self._known[name] = {target: _label(p[name]) for target, p in self._units.items() if name in p}
         if self._units and not self._known[name]:
             there = ", ".join(sorted({name for point in self._units.values() for name in point}))
-            raise SweepError(f"{self.pattern}: no parameter {name!r}; there are {there}")
+            raise SweepError(self.pattern, f"no parameter {name!r}; there are {there}")
         return self._known[name]
 
     def _example(self) -> str:
@@ -165,7 +171,7 @@ def _points(
     if spec is not None and parameters is None:
         return sweep(spec, where=f"{pattern}: sweep")
     if parameters is None or spec is not None:
-        raise SweepError(f"{pattern}: give either sweep= or parameters=")
+        raise SweepError(pattern, "give either sweep= or parameters=")
     points = list(parameters)
     return sweep({"list": points}, where=f"{pattern}: parameters") if points else []
 
@@ -175,24 +181,24 @@ def _names(pattern: str) -> list[str]:
     try:
         fields = [(name, spec, how) for _, name, spec, how in Formatter().parse(pattern) if name is not None]
     except ValueError as error:
-        raise SweepError(f"{pattern}: {error}; wildcards are written {{name}}") from None
+        raise SweepError(pattern, f"{error}; wildcards are written {{name}}") from None
     for name, spec, how in fields:
         if not name.isidentifier() or spec or how:
-            raise SweepError(f"{pattern}: {name!r} cannot be a wildcard; write a plain name like {{width}}")
+            raise SweepError(pattern, f"{name!r} cannot be a wildcard; write a plain name like {{width}}")
     return list(dict.fromkeys(name for name, _, _ in fields))
 
 
 def _values(pattern: str, names: list[str], point: Mapping[str, Any]) -> dict[str, str]:
     """The text of each wildcard for one parameter set."""
     if "digest" in names and "digest" in point:
-        raise SweepError(f"{pattern}: {{digest}} is computed, so no parameter can have this name; rename it")
+        raise SweepError(pattern, "{digest} is computed, so no parameter can have this name; rename it")
     values = {}
     for name in names:
         if name not in point and name != "digest":
-            raise SweepError(f"{pattern}: {canonical(point)} has no {name!r}; give every wildcard a value")
+            raise SweepError(pattern, f"{canonical(point)} has no {name!r}; give every wildcard a value")
         values[name] = digest(point) if name == "digest" else _label(point[name])
         if not SAFE.fullmatch(values[name]):
-            raise SweepError(f"{pattern}: {name} = {values[name]!r} cannot stand in a path; {ALLOWED}")
+            raise SweepError(pattern, f"{name} = {values[name]!r} cannot stand in a path; {ALLOWED}")
     return values
 
 
@@ -200,9 +206,9 @@ def _check_path(target: str) -> None:
     """Refuse what a file system or a reader of paths could not take for one file in the run."""
     for part in target.split("/"):
         if not SAFE.fullmatch(part) or part in {".", ".."}:
-            raise SweepError(f"{target}: {part!r} cannot be a file name here; {ALLOWED}")
+            raise SweepError(target, f"{part!r} cannot be a file name here; {ALLOWED}")
         if len(part.encode()) > MAX_NAME:
-            raise SweepError(f"{target}: a name over {MAX_NAME} bytes; use {{digest}} in the pattern")
+            raise SweepError(target, f"a name over {MAX_NAME} bytes; use {{digest}} in the pattern")
 
 
 def _label(value: Any) -> str:
