@@ -1,5 +1,7 @@
 """A failed attempt: name its class, decide, and tell the breakers. Imported only when there is one."""
 
+from __future__ import annotations
+
 import os
 import re
 import time

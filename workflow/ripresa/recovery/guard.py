@@ -412,15 +412,24 @@ def _fail(
     publish.discard(run, target)
     record["ended"] = clock.iso()
     history = records.read(run.attempts(target))
-    failure.settle(
-        run,
-        record,
-        history,
-        log=log,
-        failure_class=failure_class,
-        evidence=problem,
-        oom_killed=oom_killed,
-    )
+    try:
+        failure.settle(
+            run,
+            record,
+            history,
+            log=log,
+            failure_class=failure_class,
+            evidence=problem,
+            oom_killed=oom_killed,
+        )
+    except Exception as error:  # a mistake in judging must not cost the record of what happened
+        record.update(
+            outcome="failed",
+            failure_class=failure_class or "unknown",
+            evidence=problem or f"the failure could not be judged: {type(error).__name__}: {error}",
+            decision="refused",
+        )
+        _say(f"{target}: {record['evidence']}; check journal/recovery.json of the run")
     records.append(run.attempts(target), record)
     _unit_end(task, record, began)
     if record["decision"] == "retry":
