@@ -17,7 +17,7 @@ from ripresa.families.benchmarks.scratch import scratch_file
 from ripresa.families.benchmarks.tools import missing, output_of, version_of
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "low": {"file_mb": 128, "seconds": 1, "iodepth": 16, "engine": "libaio", "direct": True},
+    "low": {"file_mb": 128, "seconds": 0.5, "iodepth": 16, "engine": "libaio", "direct": True},
     "medium": {"file_mb": 4096, "seconds": 20, "iodepth": 16, "engine": "libaio", "direct": True},
     "high": {"file_mb": 32768, "seconds": 60, "iodepth": 32, "engine": "libaio", "direct": True},
 }
@@ -50,7 +50,7 @@ def command(parameters: Mapping[str, Any], filename: str, direct: bool) -> list[
         call += [f"--name={name}", "--stonewall", f"--rw={PATTERNS[name]}"]
         if name.startswith("random"):
             call += ["--bs=4k", f"--iodepth={parameters['iodepth']}"]
-            call += ["--time_based", f"--runtime={parameters['seconds']}"]
+            call += ["--time_based", f"--runtime={round(parameters['seconds'] * 1000)}ms"]
         else:
             call += ["--bs=1m", "--end_fsync=1"]
     return call

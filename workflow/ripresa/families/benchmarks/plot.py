@@ -80,17 +80,18 @@ def draw(results: Sequence[Mapping[str, Any]], retried: Sequence[bool], path: st
 
 
 def _panel(axes: Axes, numbers: Sequence[int], values: Sequence[float], retried: Sequence[bool]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     mean = sum(values) / len(values)
     low, high = confidence_interval(values)
     if math.isfinite(low):
         axes.axhspan(low, high, color=BLUE, alpha=0.13, lw=0, label="95 % confidence interval of the mean")
     axes.axhline(mean, color=BLUE, lw=1, label="mean")
     beyond = outliers(values)
-    plain = [not (o or r) for o, r in zip(beyond, retried, strict=True)]
     markers: tuple[tuple[str, Sequence[bool], dict[str, Any]], ...] = (
-        ("repetition", plain, {"marker": "o", "ms": 5, "color": BLUE}),
+        ("repetition", [not one for one in beyond], {"marker": "o", "ms": 5, "color": BLUE}),
         ("outlier", beyond, {"marker": "D", "ms": 5, "color": ORANGE}),
-        ("needed a retry", retried, {"marker": "s", "ms": 8, "mec": RED, "mfc": "none", "mew": 1.5}),
+        ("needed a retry", retried, {"marker": "o", "ms": 11, "mec": RED, "mfc": "none", "mew": 1.5}),
     )
     for label, chosen, style in markers:
         points = [(n, value) for n, value, wanted in zip(numbers, values, chosen, strict=True) if wanted]
@@ -101,7 +102,7 @@ def _panel(axes: Axes, numbers: Sequence[int], values: Sequence[float], retried:
     middle = (min(for_limits) + max(for_limits)) / 2
     half = max((max(for_limits) - min(for_limits)) * 0.58, LEAST_SPAN / 2 * abs(mean)) or 1.0
     axes.set_ylim(middle - half, middle + half)
-    axes.set_xticks(numbers)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     axes.set_xlim(min(numbers) - 0.6, max(numbers) + 0.6)
     axes.set_xlabel("repetition", fontsize=7)
     axes.tick_params(labelsize=7)

@@ -46,10 +46,10 @@ def array_words(
     """
     cache = (last_level_cache_bytes() or ASSUMED_CACHE_BYTES) if cache_bytes is None else cache_bytes
     memory = available_memory_bytes() if memory_bytes is None else memory_bytes
-    rule = CACHE_FACTOR * cache
-    wanted = rule if array_mb is None else array_mb << 20
-    size = min(wanted, int(memory * MEMORY_SHARE) // 3)
-    return max(size // WORD, 1), size >= rule
+    rule = -(-CACHE_FACTOR * cache // WORD)
+    wanted = rule if array_mb is None else (array_mb << 20) // WORD
+    words = max(min(wanted, int(memory * MEMORY_SHARE) // (3 * WORD)), 1)
+    return words, words >= rule
 
 
 def expected_values(iterations: int) -> tuple[float, float, float]:

@@ -1,0 +1,767 @@
+"""Benchmarks: workloads measure what they say, statistics are right, the plan is what is asked for."""
+
+import csv
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ripresa.families.benchmarks import (
+    adaptive,
+    baseline,
+    disk,
+    fingerprint,
+    fio,
+    hardware,
+    linpack,
+    measurement,
+    plot,
+    registry,
+    sampling,
+    scratch,
+    stream,
+    stress_ng,
+    summary,
+    sysbench,
+    tools,
+)
+from ripresa.families.benchmarks.measurement import BenchmarkError, Metric
+from ripresa.families.benchmarks.plan import plan
+
+ROOT = Path(__file__).parents[1]
+SCHEMAS = ROOT / "workflow" / "schemas"
+SCRIPTS = ROOT / "workflow" / "scripts"
+RESULT = json.loads((SCHEMAS / "benchmark_result.schema.json").read_text())
+SECTION = json.loads((SCHEMAS / "benchmarks.schema.json").read_text())
+DEFAULTS = {"hosts": ["localhost"], "scratch": None, "preset": "low", "repetitions": 3, "warmup": True}
+
+# Every workload with as little to do as possible.
+TINY = {
+    "baseline": {"seconds": 0.1},
+    "disk": {"file_mb": 4, "random_seconds": 0.02},
+    "fio": {"file_mb": 4, "seconds": 0.1},
+    "linpack": {"order": 200},
+    "stream": {"iterations": 3, "array_mb": 2},
+    "stress-ng": {"stressors": ["cpu"]},
+    "sysbench": {},
+}
+
+finite = st.floats(min_value=1e-3, max_value=1e6)
+samples = st.lists(finite, min_size=1, max_size=30)
+
+
+def metric(measured, name):
+    return next(one.value for one in measured.metrics if one.name == name)
+
+
+def unit(workload, overrides=None, repetition=1):
+    return {
+        "host": "here",
+        "workload": workload,
+        "repetition": repetition,
+        "preset": "low",
+        "parameters": registry.parameters(workload, "low", overrides),
+        "scratch": None,
+    }
+
+
+def run_script(name, *arguments):
+    command = [sys.executable, str(SCRIPTS / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def fingerprint_file(tmp_path):
+    path = tmp_path / "fingerprint.json"
+    done = run_script("benchmark_fingerprint.py", json.dumps({"host": "here", "scratch": None}), path)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def installed(workload):
+    if reason := registry.unavailable(workload):
+        pytest.skip(reason)
+
+
+# Stream
+
+
+def test_the_kernels_do_what_stream_asks_for():
+    from ripresa.families.benchmarks import stream_kernels as kernels
+
+    random = np.random.default_rng(1)
+    a, b, c = random.random((3, 1001))
+    kernels.copy(c, a)
+    np.testing.assert_array_equal(c, a)
+    kernels.scale(b, c, 3.0)
+    np.testing.assert_array_equal(b, 3.0 * c)
+    kernels.add(c, a, b)
+    np.testing.assert_array_equal(c, a + b)
+    kernels.triad(a, b, c, 3.0)
+    np.testing.assert_allclose(a, b + 3.0 * c, rtol=1e-15)  # a fused multiply-add rounds once
+    kernels.fill(a, 7.0)
+    np.testing.assert_array_equal(a, 7.0)
+    assert kernels.mean_error(b, 0.5) == pytest.approx(np.abs(b - 0.5).mean())
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 300, 100_000])
+def test_stream_values_stay_as_they_began(iterations):
+    """Any number of iterations can be checked, as with this scalar the arrays neither grow nor vanish."""
+    a, b, c = stream.expected_values(iterations)
+    assert (a, b, c) == pytest.approx((1.0, stream.SCALAR, 1 + stream.SCALAR), rel=1e-9)
+
+
+@given(cache=st.integers(1 << 20, 1 << 31), memory=st.integers(1 << 20, 1 << 40))
+def test_arrays_keep_the_size_rule_unless_memory_forbids(cache, memory):
+    words, kept = stream.array_words(None, cache, memory)
+    assert 3 * words * 8 <= memory * stream.MEMORY_SHARE
+    assert kept == (words * 8 >= 4 * cache)
+    assert kept or 3 * 4 * cache > memory * stream.MEMORY_SHARE - 24
+
+
+def test_an_array_size_of_ones_own_says_whether_it_keeps_the_rule():
+    assert stream.array_words(64, cache_bytes=32 << 20, memory_bytes=1 << 40) == (64 << 17, False)
+    assert stream.array_words(256, cache_bytes=32 << 20, memory_bytes=1 << 40) == (256 << 17, True)
+
+
+def test_stream_refuses_wrong_arrays(monkeypatch, tmp_path):
+    expected = stream.expected_values
+    monkeypatch.setattr(stream, "expected_values", lambda n: tuple(1.0001 * one for one in expected(n)))
+    with pytest.raises(BenchmarkError, match="arrays are wrong"):
+        stream.run(registry.parameters("stream", "low", TINY["stream"]), str(tmp_path))
+
+
+def test_stream_refuses_more_threads_than_there_are(tmp_path):
+    with pytest.raises(BenchmarkError, match="threads 4096"):
+        stream.run(registry.parameters("stream", "low", {**TINY["stream"], "threads": 4096}), str(tmp_path))
+
+
+def test_shared_caches_count_once(tmp_path):
+    """Two sockets of two CPUs each: the last level is shared within a socket."""
+    for cpu in range(4):
+        for index, (level, kind, size, shared) in enumerate(
+            [(1, "Data", "32K", f"{cpu}"), (3, "Unified", "16M", "0-1" if cpu < 2 else "2-3")]
+        ):
+            folder = tmp_path / f"devices/system/cpu/cpu{cpu}/cache/index{index}"
+            folder.mkdir(parents=True)
+            for name, text in (("level", level), ("type", kind), ("size", size), ("shared_cpu_list", shared)):
+                (folder / name).write_text(f"{text}\n")
+    assert hardware.last_level_cache_bytes(tmp_path) == 2 * 16 << 20
+    assert hardware.caches(tmp_path) == {"L1d": "32K", "L3": "16M"}
+    assert hardware.last_level_cache_bytes(tmp_path / "nothing") == 0
+
+
+# Linpack
+
+
+def test_linpack_counts_as_hpl_does():
+    assert linpack.operations(1000) == pytest.approx(2 / 3 * 1e9 + 2e6)
+
+
+def test_the_residual_tells_a_solution_from_a_wrong_one():
+    random = np.random.default_rng(3)
+    a, b = random.random((300, 300)) - 0.5, random.random(300)
+    x = np.linalg.solve(a, b)
+    assert linpack.scaled_residual(a, x, b) < 1
+    assert linpack.scaled_residual(a, x * (1 + 1e-8), b) > linpack.RESIDUAL_LIMIT
+
+
+def test_linpack_refuses_a_wrong_solution(monkeypatch, tmp_path):
+    monkeypatch.setattr(linpack, "RESIDUAL_LIMIT", 1e-9)
+    with pytest.raises(BenchmarkError, match="scaled residual"):
+        linpack.run({"order": 200, "solves": 1}, str(tmp_path))
+
+
+def test_linpack_refuses_what_does_not_fit_into_memory(tmp_path):
+    with pytest.raises(BenchmarkError, match=r"linpack: order 1000000 needs 8800.0 GB of memory"):
+        linpack.run({"order": 1_000_000, "solves": 1}, str(tmp_path))
+
+
+# Disk
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_disk_moves_what_it_says_and_leaves_nothing(tmp_path, direct):
+    parameters = registry.parameters("disk", "low", {**TINY["disk"], "direct": direct})
+    measured = disk.run(parameters, str(tmp_path))
+    details = measured.details
+    assert details["file_bytes"] == 4 << 20
+    assert details["bytes_read"] == (4 << 20) + 4096 * details["random_reads"]
+    assert details["bytes_written"] == (4 << 20) + 4096 * details["random_writes"]
+    assert direct or not details["direct"]
+    tail = [metric(measured, f"random_read_p{percent}") for percent in ("50", "95", "99", "99.9")]
+    assert tail == sorted(tail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_disk_refuses_without_space(tmp_path):
+    with pytest.raises(BenchmarkError, match=r"not enough space: .* in .* MB free"):
+        disk.run(registry.parameters("disk", "low", {"file_mb": 1 << 30}), str(tmp_path))
+
+
+def test_disk_refuses_a_file_below_a_block(tmp_path):
+    with pytest.raises(BenchmarkError, match="file_mb 1 is smaller than one block"):
+        disk.run(registry.parameters("disk", "low", {"file_mb": 1, "block_kb": 2048}), str(tmp_path))
+
+
+def test_not_even_a_killed_benchmark_leaves_its_file(tmp_path):
+    code = f"""if 1:
+        import os, signal
+        from ripresa.families.benchmarks.scratch import scratch_file
+        with scratch_file({str(tmp_path)!r}, 1 << 20, direct=False) as file:
+            os.pwrite(file.fd, b"x" * 4096, 0)
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_child_can_use_the_nameless_file(tmp_path):
+    with scratch.scratch_file(str(tmp_path), 1 << 20, direct=False) as file:
+        subprocess.run(["sh", "-c", f"printf hello > {file.path}"], check=True)
+        assert os.pread(file.fd, 10, 0) == b"hello"
+
+
+# Baseline
+
+
+def test_cpu_ticks_are_read_by_name():
+    ticks = baseline.cpu_ticks("cpu  10 1 5 80 4 0 0 2 9 9\ncpu0 1 1 1 1\nctxt 777\nbtime 1\n")
+    assert (ticks["idle"], ticks["iowait"], ticks["steal"], ticks["ctxt"]) == (80, 4, 2, 777)
+
+
+def test_a_busy_machine_is_not_idle(tmp_path):
+    """A process that spins for the whole time takes at least a good part of one CPU away."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as spinner:
+        try:
+            measured = baseline.run({"seconds": 0.5, "sleep_ms": 1}, str(tmp_path))
+        finally:
+            spinner.kill()
+    assert metric(measured, "cpu_idle") <= 100 * (1 - 0.5 / os.cpu_count())
+    assert metric(measured, "wakeup_p50") > 0
+
+
+# Programs of others
+
+
+def fio_report(error=0):
+    """The part of a report of fio 3.33 that is read."""
+
+    def side(rate, iops, percentiles):
+        return {"bw_bytes": rate, "iops": iops, "clat_ns": {"percentile": percentiles} if percentiles else {}}
+
+    idle = side(0, 0.0, {})
+    tail = {"50.000000": 59136, "95.000000": 103936, "99.000000": 987136, "99.900000": 5341184}
+    jobs = [
+        {"jobname": "sequential_write", "error": 0, "read": idle, "write": side(699050666, 666.7, tail)},
+        {"jobname": "sequential_read", "error": 0, "read": side(493447529, 470.6, tail), "write": idle},
+        {"jobname": "random_read", "error": error, "read": side(42602455, 10400.99, tail), "write": idle},
+        {"jobname": "random_write", "error": 0, "read": idle, "write": side(433233727, 105769.95, tail)},
+    ]
+    return "fio: a notice\n" + json.dumps({"fio version": "fio-3.33", "jobs": jobs})
+
+
+def test_a_report_of_fio():
+    metrics = {one.name: one for one in fio.parse(fio_report())}
+    assert metrics["sequential_write"] == Metric("sequential_write", 699.050666, "MB/s", "higher")
+    assert metrics["sequential_read"].value == 493.447529
+    assert metrics["random_read"] == Metric("random_read", 10400.99, "IOPS", "higher")
+    assert metrics["random_read_p99.9"] == Metric("random_read_p99.9", 5341.184, "us", "lower")
+    assert len(metrics) == 12
+
+
+@pytest.mark.parametrize("text", ["", "fio: nothing", "{", '{"jobs": []}', '{"jobs": 3}', '{"jobs": [1]}'])
+def test_what_is_no_report_of_fio(text):
+    with pytest.raises(BenchmarkError, match=r"^fio: its report cannot be read"):
+        fio.parse(text)
+
+
+def test_an_error_of_a_job_of_fio():
+    with pytest.raises(BenchmarkError, match=r"fio: job random_read: Invalid argument"):
+        fio.parse(fio_report(error=22))
+
+
+STRESS_NG = {
+    "0.15 --metrics": """\
+stress-ng: info:  [6720] dispatching hogs: 2 cpu
+stress-ng: metrc: [6720] stressor       bogo ops real time  usr time  sys time   bogo ops/s     bogo ops/s CPU
+stress-ng: metrc: [6720]                           (secs)    (secs)    (secs)   (real time) (usr+sys time)
+stress-ng: metrc: [6720] cpu          1842      1.01      1.09      0.00      1830.53        1685.09 54.32 6512
+""",
+    "0.15 --metrics-brief": """\
+stress-ng: metrc: [6724] cpu                5022      1.00      1.09      0.00      1830.53        4598.35
+stress-ng: metrc: [6724] miscellaneous metrics:
+stress-ng: metrc: [6724] cpu            224056.39 add matrix ops per sec (geometic mean of 2 instances)
+stress-ng: info:  [6724] successful run completed in 1.00s
+""",
+    "before 0.14": """\
+stress-ng: info:  [11] stressor       bogo ops real time  usr time  sys time   bogo ops/s   bogo ops/s
+stress-ng: info:  [11] cpu                1842      1.01      1.09      0.00      1830.53      1685.09
+""",
+}
+
+
+@pytest.mark.parametrize("text", STRESS_NG.values(), ids=STRESS_NG)
+def test_a_table_of_stress_ng(text):
+    assert stress_ng.parse(text) == [Metric("cpu", 1830.53, "bogo-op/s", "higher")]
+
+
+SYSBENCH_CPU = """\
+CPU speed:
+    events per second:  4557.39
+
+Latency (ms):
+         min:                                    0.22
+         avg:                                    0.44
+         max:                                   12.29
+         95th percentile:                        0.30
+"""
+
+
+def test_output_of_sysbench():
+    cpu = sysbench.parse_cpu(SYSBENCH_CPU)
+    assert [(one.name, one.value, one.unit) for one in cpu] == [
+        ("cpu", 4557.39, "events/s"),
+        ("cpu_average", 440.0, "us"),
+        ("cpu_p95", 300.0, "us"),
+    ]
+    memory = sysbench.parse_memory("102400.00 MiB transferred (6493.97 MiB/sec)\n")
+    assert memory == [Metric("memory", 6493.97, "MiB/s", "higher")]
+    with pytest.raises(BenchmarkError, match="sysbench: nothing in its output matches 'events per second"):
+        sysbench.parse_cpu("FATAL: something else\n")
+
+
+def test_a_program_that_fails_says_why():
+    with pytest.raises(BenchmarkError, match=r"^sh: exit code 3: no such thing$"):
+        tools.output_of(["sh", "-c", "echo first; echo no such thing >&2; exit 3"])
+    with pytest.raises(BenchmarkError, match=r"cannot be started: No such file"):
+        tools.output_of(["a-program-nobody-has"])
+
+
+def test_an_absent_program_is_a_reason_to_skip(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for workload in ("fio", "stress-ng", "sysbench"):
+        assert registry.unavailable(workload) == (
+            f"{workload} is not installed (not on PATH): install the package {workload}"
+        )
+    for workload in ("baseline", "disk", "linpack", "stream"):
+        assert registry.unavailable(workload) is None
+
+
+# The registry and the configuration
+
+
+def test_parameters_are_the_presets_with_overrides():
+    assert registry.parameters("linpack", "low", {"order": 7}) == {**linpack.PRESETS["low"], "order": 7}
+    with pytest.raises(BenchmarkError, match="linpack: unknown parameter 'n': choose from order, solves"):
+        registry.parameters("linpack", "low", {"n": 7})
+    with pytest.raises(BenchmarkError, match="preset 'lo' is unknown"):
+        registry.parameters("linpack", "lo")
+    with pytest.raises(BenchmarkError, match="workload 'hpl' is unknown: choose from baseline, disk"):
+        registry.load("hpl")
+
+
+@pytest.mark.parametrize("workload", registry.MODULES)
+def test_schema_and_presets_know_the_same_parameters(workload):
+    parameters = SECTION["properties"]["workloads"]["properties"][workload]["properties"]["parameters"]
+    for preset in SECTION["$defs"]["preset"]["enum"]:
+        values = registry.parameters(workload, preset)
+        assert values.keys() == parameters["properties"].keys()
+        jsonschema.validate(values, parameters)
+
+
+def test_schemas_are_closed_and_described():
+    def objects(schema):
+        if isinstance(schema, dict):
+            if "properties" in schema:
+                yield schema
+            for part in schema.values():
+                yield from objects(part)
+        elif isinstance(schema, list):
+            for part in schema:
+                yield from objects(part)
+
+    for schema in (SECTION, RESULT):
+        jsonschema.Draft202012Validator.check_schema(schema)
+        for part in objects(schema):
+            assert part["additionalProperties"] is False
+    for part in objects(SECTION):
+        for name, value in part["properties"].items():
+            assert "description" in value or "$ref" in value, name
+
+
+def test_the_demo_is_valid_and_small():
+    section = yaml.safe_load((ROOT / "config" / "benchmarks.yaml").read_text())
+    jsonschema.validate(section, SECTION)
+    assert section["preset"] == "low"
+    assert section["workloads"].keys() == registry.MODULES.keys()
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {},
+        {"workloads": {}},
+        {"workloads": {"hpl": {}}},
+        {"workloads": {"stream": {"presets": "low"}}},
+        {"workloads": {"stream": {"preset": "lowest"}}},
+        {"workloads": {"stream": {"parameters": {"iterations": 1}}}},
+        {"workloads": {"disk": {"parameters": {"block_kb": 5}}}},
+        {"workloads": {"stress-ng": {"parameters": {"stressors": ["--help"]}}}},
+        {"workloads": {"stream": {"repetitions": 0}}},
+        {"workloads": {"stream": {"repetitions": {"min": 1, "max": 3, "cv": 0.1}}}},
+        {"workloads": {"stream": {"repetitions": {"min": 2, "max": 3}}}},
+        {"workloads": {"stream": {}}, "hosts": []},
+        {"workloads": {"stream": {}}, "hosts": ["elsewhere"]},
+    ],
+)
+def test_what_the_schema_refuses(section):
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(section, SECTION)
+
+
+def test_a_plan():
+    found = plan(
+        {
+            **DEFAULTS,
+            "workloads": {
+                "linpack": {"parameters": {"order": 500}, "repetitions": {"min": 2, "max": 4, "cv": 0.1}},
+                "baseline": None,
+                "disk": {"preset": "medium", "warmup": False, "repetitions": 1},
+            },
+        },
+        "runs/somewhere",
+    )
+    host = os.uname().nodename.split(".")[0]
+    assert [(one["workload"], one["minimum"], one["maximum"]) for one in found["series"]] == [
+        ("linpack", 2, 4),
+        ("baseline", 3, 3),
+        ("disk", 1, 1),
+    ]
+    assert [(one["workload"], one["repetition"]) for one in found["repetitions"]] == (
+        [("linpack", n) for n in (1, 2, 3, 4)] + [("baseline", n) for n in (1, 2, 3)] + [("disk", 1)]
+    )
+    assert found["repetitions"][0] == {
+        "host": host,
+        "workload": "linpack",
+        "repetition": 1,
+        "preset": "low",
+        "parameters": {**linpack.PRESETS["low"], "order": 500},
+        "scratch": None,
+    }
+    assert [one["workload"] for one in found["warmups"]] == ["linpack", "baseline"]
+    assert found["verdicts"] == [
+        {"host": host, "workload": "linpack", "repetition": n, "cv": 0.1} for n in (2, 3)
+    ]
+    assert [one["host"] for one in found["fingerprints"]] == [host]
+
+
+def test_the_plan_names_what_is_wrong():
+    section = {**DEFAULTS, "workloads": {"disk": {"repetitions": {"min": 4, "max": 3, "cv": 0.1}}}}
+    done = run_script("benchmark_plan.py", json.dumps(section), "runs/somewhere")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        "benchmarks.workloads.disk: repetitions: max 3 is below min 4: raise max or lower min\n"
+    )
+
+
+def test_the_plan_is_quick_and_imports_nothing_heavy():
+    section = json.dumps({**DEFAULTS, "workloads": dict.fromkeys(registry.MODULES)})
+    command = [sys.executable, "-X", "importtime", str(SCRIPTS / "benchmark_plan.py"), section, "runs/x"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert not re.findall(r"\| +(numpy|numba|scipy|pandas|psutil|yaml)\b", done.stderr)
+
+
+# The fingerprint
+
+
+def test_the_fingerprint_does_not_change_by_itself(tmp_path):
+    before = fingerprint.collect(tmp_path)
+    ballast = bytearray(64 << 20)  # less memory, more load: none of its business
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    (tmp_path / "file").write_bytes(ballast)
+    assert fingerprint.collect(tmp_path) == before
+    section = {**DEFAULTS, "workloads": {"disk": None}}
+    done = run_script("benchmark_plan.py", json.dumps(section), tmp_path / "not" / "there" / "yet")
+    assert json.loads(done.stdout)["fingerprints"][0]["system"] == fingerprint.digest(before)
+
+
+def test_any_change_of_the_fingerprint_changes_its_digest():
+    system = fingerprint.collect(".")
+    for changed in (
+        {**system, "memory_mib": system["memory_mib"] * 2},
+        {**system, "kernel": "Linux 1.0"},
+        {**system, "cpu": {**system["cpu"], "governor": "powersave!"}},
+        {**system, "disk": {"file_system": "nfs"}},
+    ):
+        assert fingerprint.digest(changed) != fingerprint.digest(system)
+    assert fingerprint.digest(dict(reversed(system.items()))) == fingerprint.digest(system)
+
+
+def test_the_fingerprint_knows_this_machine():
+    system = fingerprint.collect(".")
+    assert system["cpu"]["logical"] == os.cpu_count()
+    assert system["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert system["libraries"]["numpy"] == np.__version__
+    assert system["kernel"].endswith(os.uname().release)
+    assert abs(system["memory_mib"] * 2**20 - hardware.meminfo_bytes("MemTotal")) <= fingerprint.MEMORY_GRAIN
+
+
+def test_the_fingerprint_is_cheap():
+    fingerprint.collect(".")
+    started = time.process_time()
+    for _ in range(5):
+        fingerprint.collect(".")
+    assert (time.process_time() - started) / 5 < 0.1
+
+
+# Repetitions
+
+
+@pytest.mark.parametrize("workload", registry.MODULES)
+def test_a_repetition_gives_a_valid_result_with_samples(workload, tmp_path, fingerprint_file):
+    installed(workload)
+    output, table = tmp_path / "rep1.json", tmp_path / "rep1.samples.csv"
+    text = json.dumps(unit(workload, TINY[workload]))
+    done = run_script("benchmark_run.py", text, fingerprint_file, output, table)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(output.read_text())
+    jsonschema.validate(result, RESULT)
+    names = [one["name"] for one in result["metrics"]]
+    assert result["primary"] == names[0]
+    assert len(set(names)) == len(names)
+    assert result["parameters"] == unit(workload, TINY[workload])["parameters"]
+    assert result["fingerprint"] == json.loads(fingerprint_file.read_text())["digest"]
+    rows = list(csv.DictReader(table.open()))
+    assert rows
+    assert tuple(rows[0]) == sampling.COLUMNS
+    assert sorted(tmp_path.iterdir()) == sorted([fingerprint_file, output, table])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", registry.MODULES)
+def test_the_low_preset_takes_seconds(workload, tmp_path, fingerprint_file):
+    installed(workload)
+    output = tmp_path / "warmup.json"
+    text = json.dumps(unit(workload, repetition=None))
+    done = run_script("benchmark_run.py", text, fingerprint_file, output)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(output.read_text())
+    jsonschema.validate(result, RESULT)
+    assert result["elapsed_s"] < 30
+    if workload == "stream":
+        assert result["details"]["array_rule_kept"]
+
+
+def test_an_invalid_measurement_ends_in_one_line(tmp_path, fingerprint_file):
+    text = json.dumps(unit("disk", {"file_mb": 1 << 24}))
+    done = run_script("benchmark_run.py", text, fingerprint_file, tmp_path / "out.json", tmp_path / "out.csv")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: disk: not enough space: No space left on device")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_cores_given_to_snakemake_do_not_change_a_measurement(tmp_path, fingerprint_file, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
+    output = tmp_path / "out.json"
+    done = run_script(
+        "benchmark_run.py", json.dumps(unit("stream", TINY["stream"])), fingerprint_file, output
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(output.read_text())["details"]["threads"] == hardware.usable_cpus()
+
+
+def test_samples_come_once_a_second(tmp_path):
+    path = tmp_path / "samples.csv"
+    with sampling.sampled(path):
+        deadline = time.monotonic() + 2.5
+        while time.monotonic() < deadline:
+            pass
+    rows = pd.read_csv(path)
+    assert rows["time_s"].round().tolist()[:2] == [1, 2]
+    assert len(rows) == 3
+    assert rows["cpu_percent"].between(0, 100).all()
+    assert rows["cpu_percent"].max() > 50 / os.cpu_count()
+
+
+def test_the_sampler_ends_with_its_owner(tmp_path):
+    path = tmp_path / "samples.csv"
+    code = f"""if 1:
+        import os, signal
+        from ripresa.families.benchmarks.sampling import sampled
+        with sampled({str(path)!r}):
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    read, write = os.pipe()  # whoever inherits the writing end keeps it open
+    with subprocess.Popen([sys.executable, "-c", code], pass_fds=[write], stderr=write) as owner:
+        os.close(write)
+    assert owner.returncode == -signal.SIGKILL
+    with os.fdopen(read) as pipe:
+        assert pipe.read() == ""  # returns once the sampler, which has it as its standard error, is gone
+    assert len(path.read_text().splitlines()) == 2
+
+
+# Statistics
+
+
+@given(samples, st.sampled_from(measurement.LATENCY_PERCENTILES))
+def test_percentiles_are_nearest_rank(values, percent):
+    ordered = sorted(values)
+    assert measurement.percentile(ordered, percent) == np.percentile(ordered, percent, method="inverted_cdf")
+
+
+def test_latencies_become_metrics():
+    metrics = measurement.latency_metrics("x", range(1, 1001))
+    assert [(one.name, one.value) for one in metrics] == [
+        ("x_p50", 500),
+        ("x_p95", 950),
+        ("x_p99", 990),
+        ("x_p99.9", 999),
+    ]
+
+
+@given(st.lists(finite, min_size=2, max_size=30))
+def test_the_coefficient_of_variation(values):
+    expected = np.std(values, ddof=1) / np.mean(values)
+    assert adaptive.coefficient_of_variation(values) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def test_spread_without_a_mean():
+    assert math.isnan(adaptive.coefficient_of_variation([1.0]))
+    assert adaptive.coefficient_of_variation([0.0, 0.0]) == 0
+    assert adaptive.coefficient_of_variation([-1.0, 1.0]) == math.inf
+    assert adaptive.coefficient_of_variation([-9.0, -11.0]) == pytest.approx(math.sqrt(2) / 10)
+
+
+@given(st.lists(finite, min_size=2, max_size=30))
+def test_the_confidence_interval_is_students(values):
+    low, high = summary.confidence_interval(values)
+    error = scipy.stats.sem(values)
+    if error > 1e-9 * max(values):
+        expected = scipy.stats.t.interval(0.95, len(values) - 1, np.mean(values), error)
+        assert (low, high) == pytest.approx(expected)
+
+
+@given(samples)
+def test_outliers_are_beyond_the_fences_of_tukey(values):
+    series = pd.Series(values)
+    low, high = series.quantile(0.25), series.quantile(0.75)
+    beyond = (series < low - 1.5 * (high - low)) | (series > high + 1.5 * (high - low))
+    if len(values) > 3:
+        assert summary.outliers(values) == beyond.tolist()
+    else:
+        assert not any(summary.outliers(values))
+
+
+def result_of(values, repetition=1, workload="disk", primary="rate"):
+    return {
+        "host": "here",
+        "workload": workload,
+        "preset": "low",
+        "repetition": repetition,
+        "primary": primary,
+        "metrics": [
+            {"name": name, "value": value, "unit": "MB/s", "direction": "higher"}
+            for name, value in values.items()
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "limit", "enough"),
+    [([10, 10.1, 9.9], 0.02, True), ([10, 11, 9], 0.02, False), ([10, 10], 0.02, True), ([10], 0.02, False)],
+)
+def test_repetitions_end_once_the_primary_metric_varies_little(values, limit, enough):
+    results = [result_of({"noise": 100**i, "rate": value}) for i, value in enumerate(values)]
+    verdict = adaptive.judge(results, limit)
+    assert (verdict["metric"], verdict["n"], verdict["enough"]) == ("rate", len(values), enough)
+    assert json.loads(json.dumps(verdict, allow_nan=False)) == verdict
+
+
+def test_settings_of_repetitions():
+    assert adaptive.Repetitions.of(4) == adaptive.Repetitions(4, 4)
+    setting = {"min": 2, "max": 5, "cv": 0.1}
+    assert adaptive.Repetitions.of(setting) == adaptive.Repetitions(2, 5, 0.1)
+
+
+def test_the_summary():
+    values = [10.0, 11.0, 9.0, 10.5, 30.0]
+    results = [result_of({"rate": value, "other": 1.0}, n) for n, value in enumerate(values, 1)]
+    results.append(result_of({"rate": 5.0}, 1, workload="fio"))
+    shuffled = [results[i] for i in (5, 3, 0, 4, 2, 1)]
+    again = [one["repetition"] == 2 for one in shuffled]
+    table = summary.summarise(shuffled, again).set_index(["workload", "metric"])
+    row = table.loc["disk", "rate"]
+    series = pd.Series(values)
+    assert (row["n"], row["min"], row["median"], row["max"]) == (5, 9.0, 10.5, 30.0)
+    assert row["mean"] == pytest.approx(series.mean())
+    assert row["sd"] == pytest.approx(series.std())
+    assert row["cv"] == pytest.approx(series.std() / series.mean())
+    assert (row["outliers"], row["outlier_repetitions"]) == (1, "5")
+    assert (row["retried"], row["retried_repetitions"]) == (1, "2")
+    assert row["primary"]
+    assert not table.loc["disk", "other"]["primary"]
+    assert table.loc["disk", "other"]["cv"] == 0
+    single = table.loc["fio", "rate"]
+    assert single["n"] == 1
+    assert single[["sd", "cv", "ci95_low", "ci95_high"]].isna().all()
+
+
+def test_a_summary_of_nothing_has_its_columns(tmp_path):
+    output = tmp_path / "summary.csv"
+    done = run_script("benchmark_summary.py", tmp_path, tmp_path / "attempts", output)
+    assert done.returncode == 0, done.stderr
+    assert output.read_text().strip() == ",".join(summary.COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "retried"),
+    [
+        ([], False),
+        (["published"], False),
+        (["failed", "published"], True),
+        (["interrupted", "published"], True),
+        (["published", "adopted"], False),
+        (["failed", "published", "published"], False),
+        (["published", "failed", "published", "adopted"], True),
+        (["published", "failed"], False),
+    ],
+)
+def test_a_repetition_that_needed_a_retry(tmp_path, outcomes, retried):
+    path = tmp_path / "attempts" / "benchmarks" / "here" / "disk" / "rep1.json.jsonl"
+    path.parent.mkdir(parents=True)
+    lines = [json.dumps({"attempt": n, "outcome": one}) for n, one in enumerate(outcomes, 1)]
+    path.write_text("\n".join(lines) + '\nnull\n{"outcome": "fai')
+    found = summary.attempts_of("runs/x/benchmarks/here/disk/rep1.json", "runs/x", str(tmp_path / "attempts"))
+    assert found == str(path)
+    assert summary.needed_retry(found) == retried
+    assert not summary.needed_retry(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("count", [1, 2, 40])
+def test_a_plot(tmp_path, count):
+    results = [result_of({f"m{k}": 10.0 * k + n % 3 for k in range(5)}, n + 1) for n in range(count)]
+    path = tmp_path / "plot.png"
+    plot.draw(
+        [{**one, "primary": "m0"} for one in results], [one["repetition"] == 2 for one in results], path
+    )
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.stat().st_size > 10_000
