@@ -4,11 +4,13 @@ import contextlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +18,8 @@ from ripresa.dsl import run as dsl_run
 from ripresa.dsl.digests import canonical, digest
 from ripresa.dsl.sweeps import SweepError, matches, sweep
 from ripresa.dsl.units import Units
+
+SWEEPS = Path(__file__).parents[1] / "docs" / "sweeps.md"
 
 scalars = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -184,6 +188,14 @@ def test_no_point_comes_twice_and_include_and_exclude_are_complements(axes, limi
         with contextlib.suppress(SweepError):  # one half may be empty
             halves += sweep({"product": axes, part: condition})
     assert sorted(map(canonical, halves)) == sorted(map(canonical, points))
+
+
+EXAMPLES = re.findall(r"```yaml\n(.*?)```\n\n```json\n(.*?)```", SWEEPS.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize(("spec", "points"), EXAMPLES)
+def test_the_examples_of_the_documentation_are_true(spec, points):
+    assert sweep(yaml.safe_load(spec)) == json.loads(points)
 
 
 @pytest.mark.parametrize(
