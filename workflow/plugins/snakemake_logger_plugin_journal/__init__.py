@@ -12,12 +12,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from snakemake.logging import DefaultFilter, DefaultFormatter, get_event
+from snakemake.logging import DefaultFilter, get_event
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.settings import LogHandlerSettingsBase
 
-from ripresa.journal import publish
+from ripresa.journal import publish, records
 from ripresa.journal.paths import Run
 from snakemake_logger_plugin_journal.board import Board, Job
 from snakemake_logger_plugin_journal.chronicle import Chronicle, Follower
@@ -64,9 +64,8 @@ class LogHandler(LogHandlerBase):
         self._stop = threading.Event()
         self._lines: Lines | None = None
         if self._shows:
-            formatter = DefaultFormatter(common.quiet, common.show_failed_logs)
-            live = wanted in ("auto", "live") and LiveLines.possible(sys.stderr, common.quiet)
-            self._lines = (LiveLines if live else Lines)(sys.stderr, self._board, formatter, common.nocolor)
+            live = wanted in ("auto", "live") and LiveLines.possible(sys.stderr, common)
+            self._lines = (LiveLines if live else Lines)(sys.stderr, self._board, common)
         self._takers: dict[LogEvent | None, Callable[[logging.LogRecord, Lines | None], bool]] = {
             None: self._message,
             LogEvent.WORKFLOW_STARTED: self._workflow_started,
@@ -131,18 +130,22 @@ class LogHandler(LogHandlerBase):
         self._board.total = int(getattr(record, "stats", {}).get("total", 0))
         return True
 
+    def _start(self) -> None:
+        """Scheduling begins: by now the hooks have passed, so no other controller has the run."""
+        if self._started:
+            return
+        self._started = True
+        self._board.start()
+        if self._follower:
+            self._board.recall(self._follower.history())
+        if self._chronicle:
+            self._chronicle.start(self._board.total)
+        if isinstance(self._lines, LiveLines):
+            threading.Thread(target=self._refresh, name="journal view", daemon=True).start()
+
     def _jobs_started(self, record: logging.LogRecord, lines: Lines | None) -> bool:
-        """The first jobs begin the run: by then the hooks have passed, and no other controller has it."""
         self._failed = False
-        if not self._started:
-            self._started = True
-            self._board.start()
-            if self._follower:
-                self._board.recall(self._follower.history())
-            if self._chronicle:
-                self._chronicle.start(self._board.total)
-            if isinstance(self._lines, LiveLines):
-                threading.Thread(target=self._refresh, name="journal view", daemon=True).start()
+        self._start()
         return False
 
     def _job_info(self, record: logging.LogRecord, lines: Lines | None) -> bool:
@@ -150,7 +153,7 @@ class LogHandler(LogHandlerBase):
         output = told.get("output") or []
         target = self._run.target_of(output[0]) if self._run and output else None
         name = target or (output[0] if output else told["rule_name"])
-        self._board.begin(told["jobid"], Job(name, target, told.get("shellcmd") or "", record.created))
+        self._board.begin(told["jobid"], Job(name, target, (told.get("shellcmd") or "").strip(), record.created))
         return bool(self.common_settings.printshellcmds or told.get("rule_msg"))
 
     def _job_finished(self, record: logging.LogRecord, lines: Lines | None) -> bool:
@@ -170,7 +173,8 @@ class LogHandler(LogHandlerBase):
         """An error of Snakemake; or of a job's command, followed by the record of the job's failure."""
         self._catch_up()
         message = record.getMessage()
-        if self._board.told_of_command(message):
+        job = self._board.job_of_command(message)
+        if job and self._explained(job):
             return False
         self._failed = True
         if self._chronicle and self._started:
@@ -179,12 +183,23 @@ class LogHandler(LogHandlerBase):
 
     def _job_error(self, record: logging.LogRecord, lines: Lines | None) -> bool:
         self._catch_up()
-        job = self._board.fail(vars(record)["jobid"])
-        if job is None or not job.ended:
-            return True
-        if lines:
-            lines.failed(job)
-        return bool(self.common_settings.show_failed_logs)
+        job = self._board.running.get(vars(record)["jobid"])
+        explained = job is not None and self._explained(job)
+        self._board.fail(vars(record)["jobid"])
+        if job and explained and lines:
+            log = self._run.log(job.name, job.attempt) if self._run and job.attempt else None
+            lines.failed(job, log if self.common_settings.show_failed_logs else None)
+        return not explained
+
+    def _explained(self, job: Job) -> bool:
+        """Whether the guard of a failed job has said why, now or (if it refuses the unit) before."""
+        if self._run and job.target and not job.told:
+            try:
+                last = records.last(self._run.attempts(job.target)) or {}
+            except OSError:
+                last = {}
+            self._board.remember(job, last, os.environ.get("RIPRESA_SESSION"))
+        return job.told
 
     def _message(self, record: logging.LogRecord, lines: Lines | None) -> bool:
         """A message without a type; a few have a meaning here."""
@@ -198,7 +213,10 @@ class LogHandler(LogHandlerBase):
         restart = _RESTART.fullmatch(message)
         if restart:
             return not self._board.told_of_job(int(restart[1]))
-        return message != "Select jobs to execute..."
+        if message == "Select jobs to execute...":
+            self._start()
+            return False
+        return True
 
     def _catch_up(self) -> None:
         """Take in what the guards have written."""
@@ -239,7 +257,7 @@ class LogHandler(LogHandlerBase):
             self._chronicle.end(self._board, "failed" if failed else "ok")
         if self._lines:
             try:
-                self._lines.end(failed, summary=not self.common_settings.quiet)
+                self._lines.end(failed)
             except OSError:
                 self._lines = None
 

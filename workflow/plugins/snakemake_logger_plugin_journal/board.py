@@ -20,7 +20,7 @@ class Job:
     attempt: int | None = None
     host: str | None = None
     progress: str = ""
-    ended: bool = False
+    told: bool = False
     """Whether the guard told how this execution ended."""
 
 
@@ -64,15 +64,14 @@ class Board:
         self.done += 1
         return self._remove(jobid)
 
-    def fail(self, jobid: int) -> Job | None:
-        """A job's execution failed; None if it never began here."""
+    def fail(self, jobid: int) -> None:
+        """A job's execution failed."""
         job = self._remove(jobid)
         self._told.discard(jobid)
-        if job and job.ended:
+        if job and job.told:
             self._told.add(jobid)
         elif job:
             self.failures[job.name] = Failure("", "", job.attempt)
-        return job
 
     def told_of_job(self, jobid: int) -> bool:
         """Whether the guard explained the last failure of a job."""
@@ -84,9 +83,20 @@ class Board:
             self._by_target.pop(job.target, None)
         return job
 
-    def told_of_command(self, message: str) -> bool:
-        """Whether an error message is about a command whose guard has told what went wrong."""
-        return any(job.ended and job.command and job.command in message for job in self.running.values())
+    def job_of_command(self, message: str) -> Job | None:
+        """The running job whose command an error message names."""
+        return next((job for job in self.running.values() if job.command and job.command in message), None)
+
+    def remember(self, job: Job, last: dict[str, Any], session: str | None) -> None:
+        """A job ended without an attempt: its guard refused it because of its ``last`` attempt, if so."""
+        decision, not_before = last.get("decision"), clock.seconds(last.get("not_before"))
+        if decision == "quarantine" or (decision == "refused" and last.get("session") == session):
+            self.failures[job.name] = _failure(last, None)
+        elif decision == "retry" and not_before > time.time():
+            self.waiting[job.name] = _failure(last, not_before)
+        else:
+            return
+        job.told, job.attempt = True, _number(last.get("attempt"))
 
     def recall(self, history: Iterable[dict[str, Any]]) -> None:
         """Take over what earlier sessions left: units still in backoff, breakers still open."""
@@ -110,15 +120,15 @@ class Board:
                 self.waiting.pop(target, None)
                 self.failures.pop(target, None)
                 if job:
-                    job.attempt, job.host = _number(event.get("attempt")), event.get("host")
+                    job.attempt, job.host, job.told = _number(event.get("attempt")), event.get("host"), False
                     job.since = clock.seconds(event.get("ts")) or job.since
             case "unit_progress" if job:
                 job.progress = _progress(event)
-            case "unit_end":
+            case "unit_end" if event.get("outcome") != "interrupted":
                 if job:
-                    job.ended = True
+                    job.told = True
                 self.waiting.pop(target, None)
-                if event.get("outcome") in ("failed", "interrupted"):
+                if event.get("outcome") == "failed":
                     self.failures[target] = _failure(event, None)
             case "unit_retry_scheduled":
                 self.failures.pop(target, None)
@@ -133,7 +143,7 @@ class Board:
 
 def _failure(event: dict[str, Any], not_before: float | None) -> Failure:
     return Failure(
-        str(event.get("failure_class") or event.get("outcome") or "unknown"),
+        str(event.get("failure_class") or "unknown"),
         str(event.get("evidence") or ""),
         _number(event.get("attempt")),
         not_before,
@@ -145,8 +155,5 @@ def _number(value: object) -> int | None:
 
 
 def _progress(event: dict[str, Any]) -> str:
-    fraction = event.get("fraction")
-    if isinstance(fraction, int | float):
-        return f"{fraction:.0%}"
     value = event.get("value")
     return "" if value is None else str(value)

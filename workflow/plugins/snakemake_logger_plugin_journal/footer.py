@@ -12,7 +12,7 @@ from typing import TextIO
 _SAVE, _RESTORE = "\x1b7", "\x1b8"
 _DOWN = "\x1bD"  # scrolls at the bottom row, keeps the column
 _ERASE_LINE, _ERASE_BELOW = "\x1b[K", "\x1b[J"
-_NO_REGION = "\x1b[r"
+_WHOLE_SCREEN = "\x1b[r"
 _MIN_COLUMNS, _MIN_ROWS = 40, 10
 
 
@@ -47,7 +47,7 @@ class Footer:
         lines = lines[: rows - 1]
         frame = ""
         if size != self._size:
-            frame += f"{_SAVE}{_NO_REGION}{_RESTORE}"
+            frame += f"{_SAVE}{_WHOLE_SCREEN}{_RESTORE}"
             self._size, self._height = size, 0
         frame += self._resize(len(lines), rows) + _SAVE
         for row, line in enumerate(lines, rows - len(lines) + 1):
@@ -58,7 +58,7 @@ class Footer:
         """Give the rows back."""
         if self._height:
             first = self._size[1] - self._height + 1
-            self._write(f"{_SAVE}{_at(first)}{_ERASE_BELOW}{_NO_REGION}{_RESTORE}")
+            self._write(f"{_SAVE}{_at(first)}{_ERASE_BELOW}{_WHOLE_SCREEN}{_RESTORE}")
             self._height = 0
 
     def _resize(self, height: int, rows: int) -> str:

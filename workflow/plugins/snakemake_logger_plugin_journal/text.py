@@ -1,5 +1,9 @@
 """Short texts for people."""
 
+import re
+
+_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)?")
+
 
 def duration(seconds: float) -> str:
     """A length of time with about two digits of meaning, e.g. ``3.2 s``, ``1 min 05 s``, ``2 h 03 min``."""
@@ -15,8 +19,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
-def clean(text: str, limit: int) -> str:
-    """Foreign text made safe for a terminal line: no control characters, at most ``limit`` characters."""
-    printable = "".join(c if c.isprintable() else " " for c in text[: 4 * limit])
-    line = " ".join(printable.split())
+def clean(text: str, limit: int = 200) -> str:
+    """Foreign text made safe for a line on a terminal: no control sequences, at most ``limit`` characters."""
+    bare = _SEQUENCE.sub("", text[: 8 * limit]).expandtabs()
+    line = "".join(c if c.isprintable() else " " for c in bare).rstrip()
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def end_of(name: str, width: int) -> str:
+    """The end of a name, which tells more than its beginning, in at most ``width`` characters."""
+    return name if len(name) <= width else "…" + name[1 - width :]
