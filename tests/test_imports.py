@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -115,6 +116,26 @@ def test_imports_point_one_way(path):
 )
 def test_a_breach_would_be_found(path, source, breach):
     assert breaches(ROOT / path, source) == [breach]
+
+
+def test_what_is_imported_is_declared():
+    """No import rests on what some other package happens to bring along."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {
+        "workflow": {re.split(r"[^\w.-]", name)[0].lower() for name in project["dependencies"]},
+        "tests": {re.split(r"[^\w.-]", name)[0].lower() for name in project["optional-dependencies"]["dev"]},
+    }
+    declared["tests"] |= declared["workflow"]
+    providers = packages_distributions()
+    missing = set()
+    for folder, names in declared.items():
+        for path in (ROOT / folder).rglob("*.py"):
+            tops = {module.partition(".")[0] for module in imported(path, path.read_text())}
+            for top in tops - sys.stdlib_module_names:
+                origins = {name.lower() for name in providers.get(top, [])} - {"ripresa"}
+                if origins and not origins & names:
+                    missing.add(f"{path.relative_to(ROOT)}: {top}")
+    assert missing == set()
 
 
 def test_the_guard_starts_without_anything_heavy():
