@@ -121,6 +121,11 @@ def classify(
 # --- the log -----------------------------------------------------------------------------------------------------
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+# Who wrote a line and when: CI runners, ranks of a parallel job.
+_PREFIX = re.compile(
+    r"^(?:\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,\d]*(?:Z|[+-]\d\d:?\d\d)?\]?\s|\[?(?:rank ?)?\d{1,5}\]:?\s?|##\[error\])+",
+    re.IGNORECASE,
+)
 # Lines that quote code instead of reporting anything: stack frames and the source line below a Python frame.
 _FRAME = re.compile(r'\s*File ".+", line \d+|\s+at [\w.$<>/]+\(.*\)\s*$|\s*\^[\s^~]*$|\s*\++ \S')
 _PYTHON_FRAME = re.compile(r'^(?P<indent>.*?)File ".+", line \d+')
@@ -133,7 +138,8 @@ class Log:
         if len(text) > HEAD + TAIL:
             text = text[:HEAD] + "\n" + text[-TAIL:]
         self.lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        self.clean = [_ANSI.sub("", line) if "\x1b" in line else line for line in self.lines]
+        plain = (_ANSI.sub("", line) if "\x1b" in line else line for line in self.lines)
+        self.clean = [_PREFIX.sub("", line) if line[:1] in "[0123456789#" else line for line in plain]
         self._mask_code()
         self.text = "\n".join(self.clean)
         self.lowered = "\n".join(line.lower() for line in self.clean)
@@ -213,7 +219,9 @@ def _matches(rules: Rules, log: Log) -> Iterator[_Candidate]:
         for number in {min(hits), max(hits), *(hits[:200])}:
             score = rule.strength
             if rule.strength < STRENGTH["user"]:
-                score -= discount(number) + HANDLED * (number < log.handled_before)
+                score -= discount(number)
+                if rule.failure_class == "code" and number < log.handled_before:
+                    score -= HANDLED
             yield _Candidate(score, number, rule.name, rule.failure_class, rule.retry)
 
 
