@@ -139,7 +139,7 @@ def _kind(value: Any) -> str:
         list: "a list",
         dict: "a mapping",
     }
-    return f"{shortened(value)} is {kinds[type(value)]}"
+    return f"{shortened(value)} is {kinds.get(type(value), 'of type ' + type(value).__name__)}"
 
 
 def _hint(value: Any, wanted: str | list[str]) -> str:

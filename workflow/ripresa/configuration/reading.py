@@ -91,10 +91,8 @@ def unusable(value: Any, where: Path = ()) -> Iterator[tuple[Path, str]]:
     elif isinstance(value, int) and abs(value) >= 1 << 63:
         yield where, "is too large a number; at most 9223372036854775807 is allowed"
     elif not isinstance(value, str | int | float | None):
-        yield (
-            where,
-            f"is a {type(value).__name__}; allowed are text, numbers, true, false, lists and mappings",
-        )
+        kind = type(value).__name__
+        yield where, f"is a {kind}, but text, a number, a list or a mapping is needed; put text in quotes"
 
 
 class _Refused(Exception):
@@ -104,7 +102,7 @@ class _Refused(Exception):
 def _text(file: str) -> str:
     try:
         with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
+            data = stream.read(MAX_BYTES + 1) or b""  # None: a pipe that has nothing to say
     except FileNotFoundError:
         message = "does not exist"
     except IsADirectoryError:

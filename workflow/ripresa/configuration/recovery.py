@@ -1,21 +1,22 @@
-"""The recovery policy of a campaign: the packaged defaults with what config/recovery.yaml changes."""
+"""The recovery policy of a campaign: the packaged one with what config/recovery.yaml changes."""
 
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ripresa.configuration.layers import merged
-
-POLICY = Path(__file__).parents[1] / "recovery" / "policy.toml"
+from ripresa.recovery import policy as packaged
 
 
 def load_policy(user_recovery: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The whole policy, as policy.toml documents it, plus ``rules``: the user's classifier rules.
 
-    ``user_recovery`` is the section ``recovery`` of a resolved configuration. Everything is plain JSON data.
+    ``user_recovery`` is the section ``recovery`` of a resolved configuration. A class that the package never
+    retries, and the user does, gets what the user leaves out from the class ``unknown``. Everything is plain
+    JSON data.
     """
-    with open(POLICY, "rb") as file:
-        packaged = tomllib.load(file)
-    policy: dict[str, Any] = merged({**packaged, "rules": []}, user_recovery or {})
+    default = packaged.default()
+    policy: dict[str, Any] = merged({**default, "rules": []}, user_recovery or {})
+    for name, rule in policy["classes"].items():
+        if default["classes"][name]["retry"] == "no" and rule["retry"] != "no":
+            policy["classes"][name] = default["classes"]["unknown"] | rule
     return policy
