@@ -1,6 +1,7 @@
 """What rule files import: sweeps and units that say what a campaign computes, and `guard` that runs it."""
 
 from ripresa.dsl.digests import canonical, digest
+from ripresa.dsl.escalation import escalated
 from ripresa.dsl.guarding import guard
 from ripresa.dsl.run import Campaign, open_run
 from ripresa.dsl.sweeps import SweepError, sweep
@@ -13,6 +14,7 @@ __all__ = [
     "Units",
     "canonical",
     "digest",
+    "escalated",
     "guard",
     "open_run",
     "sweep",

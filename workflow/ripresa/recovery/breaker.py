@@ -127,7 +127,7 @@ def closed_until(table: Breakers, record: dict[str, Any], now: float) -> float:
 
 
 def _lock(fd: int) -> None:
-    """Wait for the lock. Without kernel locks two writers may lose one count of each other, never the file."""
+    """Wait for the lock. Without kernel locks two writers may lose one count of each other, not the file."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
     except OSError:

@@ -70,7 +70,7 @@ def settle(
             exit_code=record["exit_code"],
             signal=record["signal"],
             oom_killed=oom_killed,
-            extra_rules=rules.get("classifier") or [],
+            extra_rules=rules.get("rules") or [],
         )
         failure_class, evidence, sensible = verdict.failure_class, verdict.evidence, verdict.retry
         record.update(outcome="failed", classifier_rule=verdict.rule)

@@ -97,10 +97,19 @@ def decide(
     return Decision("retry", not_before, rule.get("changes") or {}, f"retry {used + 1} of {limit}")
 
 
-def escalation(history: list[Record], failure_class: str) -> int:
-    """How many times in a row, since it last succeeded, a unit failed for want of a resource."""
-    recent = since_reset([r for r in history if r.get("outcome") != "released"], None)
-    return sum(record.get("failure_class") == failure_class for record in recent)
+def escalation(history: list[Record], resource: str) -> float:
+    """The factor by which the failures of a unit have changed one of its resources.
+
+    A unit that has succeeded keeps what it took to do so; one that a person released starts afresh.
+    """
+    factor = 1.0
+    for record in history:
+        change = (record.get("changes") or {}).get(resource)
+        if record.get("outcome") == "released":
+            factor = 1.0
+        elif isinstance(change, int | float):
+            factor *= change
+    return factor
 
 
 def breaker_settings(policy: Policy) -> dict[str, Any]:

@@ -1,0 +1,35 @@
+"""Escalation: what a unit's failures taught about the resources it takes, as a Snakemake resource."""
+
+import math
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ripresa.dsl import run
+from ripresa.journal import records
+from ripresa.recovery import policy
+
+if TYPE_CHECKING:
+    from ripresa.dsl.units import Units
+
+
+def escalated(
+    units: "Units", resource: str, amount: float, *, limit: float = math.inf
+) -> Callable[[Any], int]:
+    """A resource that grows (or a parameter that shrinks) with the failures that call for it.
+
+        resources: mem_mb=escalated(units, "mem_mb", 4000, limit=64000)
+
+    The first attempt gets ``amount``; each failure whose policy has ``changes: {mem_mb: 2.0}`` multiplies
+    it, at most up to ``limit``. Counted from the journal, so it outlives the controller. Results are
+    whole numbers, at least 1.
+    """
+    journal = run.current().run
+
+    def value(wildcards: Any) -> int:
+        path = journal.attempts(units.pattern.format(**dict(wildcards.items())))
+        # Asked again for every ready unit in every round: most have no attempts yet.
+        factor = policy.escalation(records.read(path), resource) if os.path.exists(path) else 1.0
+        return max(1, int(min(amount * factor, limit)))
+
+    return value
