@@ -37,7 +37,9 @@ SIGNALS = {
     7: ("file_system", 0.8),  # BUS: a mapped file could not be read
     8: ("numerical", 1.2),  # FPE
     9: ("memory", 1.1),  # KILL: with nothing else known, the out-of-memory killer
+    10: ("time_limit", 0.8),  # USR1, USR2: the warning that batch systems send ahead of a limit
     11: ("code", 0.9),  # SEGV
+    12: ("time_limit", 0.8),
     13: ("communication", 0.6),  # PIPE
     15: ("cancelled", 0.9),  # TERM
     24: ("time_limit", 1.9),  # XCPU
