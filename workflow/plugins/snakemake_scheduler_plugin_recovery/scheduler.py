@@ -1,6 +1,7 @@
 """The scheduler: between Snakemake's jobs and the packing of ready jobs."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,8 @@ Job = Any
 
 BREAKER = "breaker "
 """A scope is a resource: half-open it has as much as its breaker lets through, open it has none."""
+
+_SCOPE = re.compile(r"--scope (\w+)=((?:[^\s{}]|\{wildcards\.\w+\})+)(?=\s)")
 
 
 class Scheduler(SchedulerBase):
@@ -113,9 +116,11 @@ class Scheduler(SchedulerBase):
         self._ready.add(job, self._kind(job, job.name, outlook.scopes, sizes))
 
     def _outlook(self, job: Job, targets: list[str]) -> Outlook:
-        here = os.uname().nodename if job.is_local or self.dag.workflow.local_exec else None
+        scopes = [scope for member in _members(job) for scope in _declared_scopes(member)]
+        if job.is_local or self.dag.workflow.local_exec:
+            scopes.append(f"host:{os.uname().nodename}")
         try:
-            return self._withholding.outlook(targets, host=here, retried=job.attempt > 1)
+            return self._withholding.outlook(targets, scopes=scopes, retried=job.attempt > 1)
         except OSError as error:
             self.logger.warning(f"cannot read the attempts of {targets[0]}, so it is not withheld: {error}")
             return FREE
@@ -170,7 +175,9 @@ class Scheduler(SchedulerBase):
         self, job: Job, rule: str | None, scopes: Iterable[str], sizes: Mapping[Any, int | None]
     ) -> Kind:
         resources = job.scheduler_resources
-        demand: Demand = tuple((name, amount) for name in self._names if (amount := resources.get(name)))
+        demand: Demand = tuple(
+            (name, amount) for name in self._names if (amount := resources.get(name) or 0) > 0
+        )
         files = [(file, sizes.get(file) or 0) for file in job.input]
         return Kind(
             priority=job.priority,
@@ -186,6 +193,13 @@ def _run_of(dag: Any) -> Run | None:
     directory = os.environ.get("RIPRESA_RUN")
     workflow = getattr(dag, "workflow", None)
     return Run(directory) if directory and workflow is not None and workflow.is_main_process else None
+
+
+def _declared_scopes(job: Job) -> Iterable[str]:
+    """The breaker scopes that `ripresa.dsl.guard` was given, as far as the wildcards tell them."""
+    call = (job.rule.shellcmd or "").partition("\n")[0]
+    for kind, name in _SCOPE.findall(call):
+        yield f"{kind}:{job.format_wildcards(name)}"
 
 
 def _members(job: Job) -> Iterable[Job]:

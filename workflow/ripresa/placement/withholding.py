@@ -38,22 +38,23 @@ class Withholding:
         self._stamp: tuple[int, int] | None = None
         self._breakers: breaker.Breakers = {}
 
-    def outlook(self, targets: Iterable[str], *, host: str | None, retried: bool) -> Outlook:
+    def outlook(
+        self, targets: Iterable[str], *, scopes: Iterable[str] = (), retried: bool = False
+    ) -> Outlook:
         """What holds for a job of these units: of a group of units, all that holds for one of them.
 
-        ``host`` is where the job will run, if known; ``retried`` says that it ran in this session.
+        ``scopes`` are those it is known to belong to beforehand; ``retried`` says that it was started
+        in this session already.
         """
-        not_before, scopes, stopped, attempts = 0.0, set(), False, 0
+        not_before, belongs, stopped, attempts = 0.0, set(scopes), False, 0
         for target in targets:
             record = records.last(self._run.attempts(target)) or {}
             decision = record.get("decision")
             number = record.get("attempt")
             attempts += number if isinstance(number, int) else 0
-            if host is not None:
-                scopes.add(f"host:{host}")
             if decision == "retry":
                 not_before = max(not_before, clock.seconds(record.get("not_before")))
-                scopes.update(scope for scope in record.get("scopes") or [] if isinstance(scope, str))
+                belongs.update(scope for scope in record.get("scopes") or [] if isinstance(scope, str))
             elif decision == "refused":
                 stopped |= record.get("session") == self._session
             elif decision == "quarantine":
@@ -61,7 +62,7 @@ class Withholding:
                 stopped |= retried or record.get("session") == self._session
         if stopped:
             return Outlook(stopped=True, attempts=attempts)
-        return Outlook(not_before, tuple(sorted(scopes)), attempts=attempts)
+        return Outlook(not_before, tuple(sorted(belongs)), attempts=attempts)
 
     def allowances(self, scopes: Iterable[str], now: float) -> dict[str, int]:
         """How many units may start now, for the scopes whose breaker limits them."""
