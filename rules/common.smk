@@ -34,9 +34,15 @@ onstart:
     snapshot(campaign.dir, config)
 
 
+def complete():
+    """What Snakemake knows to be there."""
+    dag = workflow.dag
+    return (job.output[0] for job in dag.jobs if job.output and (dag.finished(job) or not dag.needrun(job)))
+
+
 onsuccess:
-    campaign.end()
+    campaign.end(complete())
 
 
 onerror:
-    campaign.end()
+    campaign.end(complete())

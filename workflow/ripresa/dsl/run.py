@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import ripresa
-from ripresa.journal import clock, controller, leases, publish, records
-from ripresa.journal.paths import Run, quote
+from ripresa.journal import clock, controller, publish, records
+from ripresa.journal.paths import Run
 
 if TYPE_CHECKING:
     from ripresa.dsl.units import Units
@@ -52,14 +52,10 @@ class Campaign:
         os.environ["RIPRESA_GRACE_S"] = str(float(policy["grace_s"]))
         self._write_manifest(jobs, config_sha256)
 
-    def end(self) -> None:
-        """Let go of the run; staged files are not needed once Snakemake knows what is complete."""
-        try:
-            claimed = os.listdir(self.run.leases)
-        except OSError:
-            claimed = []
-        live = {name.removesuffix(".lock") for name in claimed if leases.held(f"{self.run.leases}/{name}")}
-        publish.discard_all(self.run, lambda target: quote(target) in live)
+    def end(self, complete: Iterable[str] = ()) -> None:
+        """Let go of the run, and of the staged files of targets that Snakemake knows to be complete."""
+        known = {self.run.target_of(path) for path in complete}
+        publish.discard_all(self.run, lambda target: target in known)
         controller.release(self.run)
 
     def _write_manifest(self, jobs: Iterable[tuple[str, str]], config_sha256: str) -> None:

@@ -134,8 +134,8 @@ def discard(run: Run, target: str) -> None:
             _remove(f"{parent}/{name}")
 
 
-def discard_all(run: Run, live: Callable[[str], bool]) -> None:
-    """Remove every staged file of a run but those of the targets that are being executed."""
+def discard_all(run: Run, known: Callable[[str], bool]) -> None:
+    """Remove the staged files of all targets that Snakemake knows to be complete."""
     root = f"{run.journal}/staged"
     for directory, folders, _ in os.walk(root):
         for folder in list(folders):
@@ -143,5 +143,5 @@ def discard_all(run: Run, live: Callable[[str], bool]) -> None:
             name, _, number = os.path.relpath(path, root).rpartition(".a")
             if name and number.isdigit():
                 folders.remove(folder)
-                if not live(name):
+                if known(name):
                     _remove(path)
