@@ -5,10 +5,12 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import jsonschema
@@ -31,6 +33,7 @@ from ripresa.families.benchmarks import (
     measurement,
     plot,
     registry,
+    repetition,
     sampling,
     scratch,
     stream,
@@ -41,6 +44,8 @@ from ripresa.families.benchmarks import (
 )
 from ripresa.families.benchmarks.measurement import BenchmarkError, Metric
 from ripresa.families.benchmarks.plan import plan
+from ripresa.journal.paths import Run
+from ripresa.journal.state import states
 
 ROOT = Path(__file__).parents[1]
 SCHEMAS = ROOT / "workflow" / "schemas"
@@ -68,11 +73,11 @@ def metric(measured, name):
     return next(one.value for one in measured.metrics if one.name == name)
 
 
-def unit(workload, overrides=None, repetition=1):
+def unit(workload, overrides=None, number=1):
     return {
         "host": "here",
         "workload": workload,
-        "repetition": repetition,
+        "repetition": number,
         "preset": "low",
         "parameters": registry.parameters(workload, "low", overrides),
         "scratch": None,
@@ -366,6 +371,16 @@ def test_an_absent_program_is_a_reason_to_skip(monkeypatch, tmp_path):
 # The registry and the configuration
 
 
+def test_a_new_workload_is_the_module_on_the_page(monkeypatch, tmp_path):
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    module = types.ModuleType("ripresa.families.benchmarks.spin")
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(registry.MODULES, "spin", "spin")
+    result = repetition.execute(unit("spin"), "0" * 12, str(tmp_path))
+    jsonschema.validate(result, RESULT)
+
+
 def test_parameters_are_the_presets_with_overrides():
     assert registry.parameters("linpack", "low", {"order": 7}) == {**linpack.PRESETS["low"], "order": 7}
     with pytest.raises(BenchmarkError, match="linpack: unknown parameter 'n': choose from order, solves"):
@@ -561,7 +576,7 @@ def test_a_repetition_gives_a_valid_result_with_samples(workload, tmp_path, fing
 def test_the_low_preset_takes_seconds(workload, tmp_path, fingerprint_file):
     installed(workload)
     output = tmp_path / "warmup.json"
-    text = json.dumps(unit(workload, repetition=None))
+    text = json.dumps(unit(workload, number=None))
     done = run_script("benchmark_run.py", text, fingerprint_file, output)
     assert done.returncode == 0, done.stderr
     result = json.loads(output.read_text())
@@ -756,3 +771,81 @@ def test_a_plot(tmp_path, count):
     )
     assert path.read_bytes().startswith(b"\x89PNG")
     assert path.stat().st_size > 10_000
+
+
+# The whole, in Snakemake
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout with a small campaign, and a PATH on which there is no sysbench."""
+    for name in ("Snakefile", "rules", "profiles", "workflow"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    for program in ("bash", "sh", "env", "python"):
+        found = sys.executable if program == "python" else shutil.which(program)
+        (binaries / program).symlink_to(found)
+    monkeypatch.setenv("PATH", f"{binaries}:{Path(sys.executable).parent}")
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "config.yaml").write_text("run_id: small\nfamilies: [benchmarks]\n")
+    return tmp_path
+
+
+def configure(checkout, **workloads):
+    (checkout / "config" / "benchmarks.yaml").write_text(json.dumps({"workloads": workloads}))
+
+
+def snakemake(checkout, *arguments, **environment):
+    command = [sys.executable, "-m", "snakemake", *arguments]
+    done = subprocess.run(
+        command, cwd=checkout, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def planned(text):
+    """The targets, within benchmarks/<host>/, that a dry run would make."""
+    host = os.uname().nodename.split(".")[0]
+    outputs = re.findall(r"^ +output: ([^,\n]+)", text, re.MULTILINE)
+    return sorted(path.removeprefix("runs/small/benchmarks/").replace(host, "here") for path in outputs)
+
+
+@pytest.mark.slow
+def test_a_campaign(checkout):
+    """Adaptive repetitions end where they should, what is absent is skipped, and what changes runs again."""
+    baseline = {"parameters": {"seconds": 0.1}, "repetitions": 1, "warmup": False}
+    disk = {"parameters": TINY["disk"], "repetitions": {"min": 2, "max": 4, "cv": 1}}
+    order = {"parameters": TINY["linpack"], "repetitions": {"min": 2, "max": 4, "cv": 0.0001}}
+    configure(checkout, baseline=baseline, disk=disk, linpack=order, sysbench={})
+    snakemake(checkout)
+
+    run = checkout / "runs" / "small"
+    table = pd.read_csv(run / "benchmarks" / "summary.csv")
+    assert dict(zip(table["workload"], table["n"], strict=True)) == {"baseline": 1, "disk": 2, "linpack": 4}
+    assert not table["retried"].any()
+    host = table["host"][0]
+    assert sorted(path.name for path in (run / "benchmarks" / "plots").iterdir()) == [
+        f"{host}.{workload}.png" for workload in ("baseline", "disk", "linpack")
+    ]
+    found = {unit.target: unit for unit in states(Run(str(run)))}
+    assert {unit.state for unit in found.values()} == {"COMPLETED", "SKIPPED"}
+    skipped = {target: unit.reason for target, unit in found.items() if unit.state == "SKIPPED"}
+    assert "sysbench is not installed" in skipped[f"benchmarks/{host}/sysbench/rep1.json"]
+    assert "vary too much" in skipped[f"benchmarks/{host}/disk/rep3.json"]
+    assert found[f"benchmarks/{host}/linpack/rep4.json"].state == "COMPLETED"
+
+    assert "Nothing to be done" in snakemake(checkout)
+
+    configure(checkout, baseline={**baseline, "parameters": {"seconds": 0.2}}, disk=disk, linpack=order)
+    changed = planned(snakemake(checkout, "--dry-run"))
+    assert changed == ["here/baseline/rep1.json", "plots/here.baseline.png", "summary.csv"]
+
+    # An upgrade of numpy changes the fingerprint, and with it everything measured.
+    (checkout / "numpy-999.dist-info").mkdir()
+    (checkout / "numpy-999.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: numpy\nVersion: 999\n"
+    )
+    changed = planned(snakemake(checkout, "--dry-run", PYTHONPATH=str(checkout)))
+    assert {"here/fingerprint.json", "here/disk/warmup.json", "here/disk/rep1.json"} <= set(changed)
