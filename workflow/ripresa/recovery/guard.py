@@ -128,34 +128,47 @@ def _parse(arguments: list[str], text: str) -> Task:
 
 
 def _run(task: Task) -> int:
-    waited = False
+    vigil = None
     while True:
         lease = leases.acquire(task.run, task.target)
         if lease is None:
-            if not waited:
+            if vigil is None:
                 _say(f"{task.target}: a live attempt holds it; waiting for its outcome")
-            waited = True
-            if not _await(task):
+                vigil = _Vigil(task)
+            if not vigil.wait():
                 return _say(f"{task.target}: stopped while waiting for a live attempt", GAVE_UP)
             continue
         try:
             lease.write({**processes.me(), "target": task.target, "session": task.session})
-            return _with_lease(task, lease, waited)
+            return _with_lease(task, lease, vigil is not None)
         finally:
             lease.release()
 
 
-def _await(task: Task) -> bool:
-    """Wait a moment for the live attempt of the unit; False when told to stop."""
-    path = task.run.lease(task.target)
-    holder = leases.owner(path) or {}
-    if processes.alive(holder) is False and holder.get("group"):
-        # Its guard was killed and nobody can publish what the command goes on to write.
-        _end_orphans(path, holder)
-    elif holder.get("command_sha256") not in (None, task.digest) and processes.alive(holder):
-        # It computes what the campaign no longer asks for.
-        processes.kill(int(holder["pid"]), signals.SIGTERM)
-    return not execution.pause(_POLL_S)
+class _Vigil:
+    """Waits for the live attempt of a unit, and ends one that nobody can publish or wants."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.path = task.run.lease(task.target)
+        self.dead = 0
+        self.told: object = None
+
+    def wait(self) -> bool:
+        """Wait a moment; False when told to stop."""
+        holder = leases.owner(self.path) or {}
+        living = processes.alive(holder) if holder else None
+        # A lease that was taken just now may still name the owner before, hence a few looks.
+        self.dead = self.dead + 1 if living is False else 0
+        if self.dead >= 3:
+            # Its guard was killed, so what the command goes on to write would never be published.
+            _end_orphans(self.path, holder)
+        unwanted = holder.get("command_sha256") not in (None, self.task.digest)
+        if living and unwanted and self.told != holder["pid"]:
+            # It computes what the campaign no longer asks for.
+            self.told = holder["pid"]
+            processes.kill(int(holder["pid"]), signals.SIGTERM)
+        return not execution.pause(_POLL_S)
 
 
 def _end_orphans(lease: str, holder: dict[str, Any]) -> None:
