@@ -2,8 +2,8 @@
 
     python evaluation/classify.py [FAILURES.jsonl] [--errors] [--half even|odd]
 
-Each line of the file holds `label`, `alt` (a second acceptable class or null), `retry`, `exit` ("exit N", "signal
-N", "slurm STATE" or null) and `log`. Exits with 1 if a goal is missed, 2 if the file cannot be read.
+Each line of the file holds `label`, `alt` (a second acceptable class or null), `retry`, `exit` ("exit N",
+"signal N", "slurm STATE" or null) and `log`. Exits with 1 if a goal is missed, 2 if the file cannot be read.
 """
 
 import argparse
@@ -89,7 +89,8 @@ def main() -> int:
         for case, verdict in score.wrong:
             expected = case["label"] + (f" or {case['alt']}" if case["alt"] else "")
             print(f"{case['id']} {case['tool']}: expected {expected}, retry {case['retry']}")
-            print(f"    said {verdict.failure_class}, retry {verdict.retry}, by {verdict.rule}: {verdict.evidence}")
+            print(f"    said {verdict.failure_class}, retry {verdict.retry}, by {verdict.rule}:")
+            print(f"    {verdict.evidence}")
     print(
         f"{score.cases} logs: classes {score.classes:.1%}, retry {score.retry:.1%}, "
         f"permanent called retryable {score.permanent_called_retryable:.1%}, "

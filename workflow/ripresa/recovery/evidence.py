@@ -4,6 +4,24 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 
+class Ended(NamedTuple):
+    """How a command ended, as far as the system told."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+    slurm_state: str | None = None
+    oom_killed: bool = False
+
+    def __str__(self) -> str:
+        if self.oom_killed:
+            return "out-of-memory kill counted by the kernel"
+        if self.slurm_state:
+            return f"SLURM state {self.slurm_state}"
+        if self.signal is not None:
+            return f"signal {self.signal}"
+        return "no output" if self.exit_code is None else f"exit code {self.exit_code}"
+
+
 class Fact(NamedTuple):
     """Strengths are on the scale of the classifier's rules: 3 a root cause, 2 an error, 1 a symptom."""
 
@@ -12,8 +30,8 @@ class Fact(NamedTuple):
     strength: float
 
 
-# The scheduler knows why it ended a job; what the job wrote while dying is secondary. FAILED and COMPLETED say
-# nothing. CANCELLED is below a log line that gives the reason of the cancelling.
+# The scheduler knows why it ended a job; what the job wrote while dying is secondary. FAILED and COMPLETED
+# say nothing. CANCELLED is below a log line that gives the reason of the cancelling.
 SLURM_STATES = {
     "BOOT_FAIL": ("node", 4.0),
     "CANCELLED": ("cancelled", 2.5),
@@ -47,7 +65,7 @@ SIGNALS = {
     31: ("code", 1.2),  # SYS
 }
 
-# Conventions of shells, coreutils and sysexits.h. Many programs use small codes freely, so all of them are weak.
+# Conventions of shells, coreutils and sysexits.h. Many programs use small codes freely, so all are weak.
 EXIT_CODES = {
     64: ("configuration", 0.7),
     65: ("data", 0.7),
@@ -67,22 +85,21 @@ EXIT_CODES = {
 }
 
 
-def facts(
-    *, exit_code: int | None, signal: int | None, slurm_state: str | None, oom_killed: bool
-) -> Iterator[Fact]:
+def facts(ended: Ended) -> Iterator[Fact]:
     """Yield what the explicit evidence claims."""
-    if oom_killed:
+    if ended.oom_killed:
         yield Fact("oom-kill-counted", "memory", 3.5)
-    if slurm_state:  # "CANCELLED by 1000", "CANCELLED+", "State=TIMEOUT"
-        words = slurm_state.upper().rsplit("=", 1)[-1].replace("+", " ").split()
-        if words and words[0] in SLURM_STATES:
-            yield Fact(f"slurm-state-{words[0].lower()}", *SLURM_STATES[words[0]])
-    if exit_code is not None and signal is None:
-        if exit_code < 0:
-            signal = -exit_code
-        elif exit_code > 128:
-            signal = exit_code - 128
-        elif exit_code in EXIT_CODES:
-            yield Fact(f"exit-code-{exit_code}", *EXIT_CODES[exit_code])
+    # SLURM also writes "CANCELLED by 1000", "CANCELLED+" and "State=TIMEOUT".
+    words = (ended.slurm_state or "").upper().rsplit("=", 1)[-1].replace("+", " ").split()
+    if words and words[0] in SLURM_STATES:
+        yield Fact(f"slurm-state-{words[0].lower()}", *SLURM_STATES[words[0]])
+    signal, code = ended.signal, ended.exit_code
+    if code is not None and signal is None:
+        if code < 0:
+            signal = -code
+        elif code > 128:
+            signal = code - 128
+        elif code in EXIT_CODES:
+            yield Fact(f"exit-code-{code}", *EXIT_CODES[code])
     if signal in SIGNALS:
         yield Fact(f"signal-{signal}", *SIGNALS[signal])
