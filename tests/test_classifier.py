@@ -103,10 +103,8 @@ def test_a_cause_in_the_log_beats_how_the_process_died() -> None:
 
 
 def test_counted_kill_beats_the_log() -> None:
-    assert (
-        classify("ConnectionResetError: [Errno 104] Connection reset", oom_killed=True).failure_class
-        == "memory"
-    )
+    log = "ConnectionResetError: [Errno 104] Connection reset"
+    assert classify(log, oom_killed=True).failure_class == "memory"
 
 
 # --- evidence ---
@@ -120,8 +118,7 @@ def test_evidence_names_the_ending_only_where_the_log_is_empty() -> None:
 
 
 def test_evidence_is_the_root_and_not_the_last_line() -> None:
-    log = "ConnectionResetError: [Errno 104] Connection reset"
-    assert classify(log, oom_killed=True).failure_class == "memory"
+    log = "loading\nOSError: [Errno 28] No space left on device\nTraceback (most recent call last):\nexit code 1"
     assert classify(log).evidence == "OSError: [Errno 28] No space left on device"
 
 
