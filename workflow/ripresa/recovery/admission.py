@@ -1,0 +1,62 @@
+"""Whether a unit may be executed now, by the last decision on it, its backoff and its breakers."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from ripresa.journal import clock
+from ripresa.journal.events import emit
+from ripresa.recovery import breaker, execution
+from ripresa.recovery.adoption import newer
+from ripresa.recovery.unit import Unit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def refusal(unit: Unit, last: dict[str, Any]) -> str | None:
+    """Why the policy has stopped this unit, or None if it may run."""
+    decision, failure_class = last.get("decision"), last.get("failure_class")
+    if decision == "refused" and last.get("session") == unit.session:
+        return f"given up for this run after attempt {last.get('attempt')} ({failure_class})"
+    same = last.get("command_sha256") == unit.digest
+    if decision == "quarantine" and same and not newer(unit, clock.seconds(last.get("ended"))):
+        return (
+            f"in quarantine since attempt {last.get('attempt')} ({failure_class}): {last.get('evidence')}; "
+            f"correct the cause, then `ripresa release {unit.target}`"
+        )
+    return None
+
+
+def may_start(unit: Unit, last: dict[str, Any]) -> bool:
+    """Pass the backoff and the breakers. The recovery scheduler withholds units until then, so a unit
+    that arrives early is sent back to it; under any other scheduler the guard itself waits."""
+    scheduled = os.environ.get("RIPRESA_SCHEDULER") == "recovery"
+    while True:
+        now = time.time()
+        wait = 0.0
+        if last.get("decision") == "retry":
+            wait = clock.seconds(last.get("not_before")) - now
+        if wait <= 0 and _claim(unit, now):
+            return True
+        if scheduled:
+            unit.say(f"not yet, {'in backoff' if wait > 0 else 'a breaker is open'}")
+            return False
+        if execution.pause(wait if wait > 0 else 1.0):
+            return False
+
+
+def _claim(unit: Unit, now: float) -> bool:
+    if not os.path.exists(unit.run.breakers):
+        return True
+    from ripresa.recovery import policy
+
+    settings = policy.breaker_settings(policy.load(unit.run))
+    allowed, half_open = breaker.update(
+        unit.run, lambda table: breaker.claim(table, unit.scopes, now, settings)
+    )
+    for scope in half_open:
+        emit(unit.run, "breaker_half_open", scope=scope)
+    return bool(allowed)

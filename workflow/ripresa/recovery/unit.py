@@ -1,0 +1,138 @@
+"""The unit that a guard was asked to execute, read from its command line and standard input."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ripresa.journal import publish, records
+from ripresa.journal.paths import Run
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+STALL_S = 1800.0
+GRACE_S = 10.0
+
+
+class Unit:
+    """What the guard was asked to do.
+
+    ``names`` are output names (``output.NAME``) and their positions, ``inputs`` the input files as one
+    shell-quoted line, ``command`` the shell text with a placeholder where an output is meant, ``log``
+    the rule's own ``log:`` file (empty without one), which shows the newest attempt.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        target: str,
+        rule: str,
+        outputs: list[str],
+        *,
+        names: dict[str, int],
+        inputs: str,
+        command: str,
+        scopes: list[str],
+        resources: dict[str, str],
+        log: str,
+        options: dict[str, Any],
+    ) -> None:
+        self.run = run
+        self.target = target
+        self.rule = rule
+        self.outputs = outputs
+        self.names = names
+        self.inputs = inputs
+        self.command = command
+        self.scopes = scopes
+        self.resources = resources
+        self.log = log
+        self.options = options
+        self.session = os.environ.get("RIPRESA_SESSION", "none")
+        self.digest = publish.sha256(command.encode("utf-8", "surrogateescape")).hexdigest()
+
+    @property
+    def python(self) -> str:
+        """The interpreter of the campaign."""
+        return os.environ.get("RIPRESA_PYTHON") or sys.executable
+
+    @property
+    def wall_s(self) -> float | None:
+        """The wall-clock limit: what the rule declares, else Snakemake's ``runtime`` (min)."""
+        if self.options.get("wall"):
+            return float(self.options["wall"])
+        runtime = self.resources.get("runtime", "")
+        return 60.0 * float(runtime) if runtime.replace(".", "", 1).isdigit() else None
+
+    @property
+    def stall_s(self) -> float | None:
+        """The stall limit; a rule may declare 0 for none."""
+        declared = self.options.get("stall")
+        if declared is not None:
+            return float(declared) or None
+        return float(os.environ.get("RIPRESA_STALL_S", STALL_S))
+
+    @property
+    def grace_s(self) -> float:
+        """The time between TERM and KILL."""
+        declared = self.options.get("grace")
+        return float(os.environ.get("RIPRESA_GRACE_S", GRACE_S) if declared is None else declared)
+
+    def say(self, message: str) -> None:
+        """Tell a person something about this unit, in one line."""
+        say(f"{self.target}: {message}")
+
+
+def say(message: str) -> None:
+    """Print one line on standard error."""
+    print(f"ripresa: {message}", file=sys.stderr, flush=True)
+
+
+def parse(arguments: list[str], text: str) -> Unit:
+    """Read ``RULE DIGEST [OPTION...] -- OUTPUT...`` and, from ``text``, the inputs and the command.
+
+    Raises ValueError for a call that `ripresa.dsl.guard` would not make.
+    """
+    options: dict[str, list[str]] = {"--scope": [], "--resource": [], "--name": []}
+    words = iter(arguments)
+    plain: list[str] = []
+    log = ""
+    for word in words:
+        if word.startswith("--log="):
+            log = word.removeprefix("--log=")
+        elif word == "--":
+            plain += words
+        elif word in options:
+            options[word].append(next(words, ""))
+        else:
+            plain.append(word)
+    if len(plain) < 3:
+        raise ValueError(
+            "usage: guard RULE DIGEST [--scope KIND=NAME] [--name NAME=PATH] OUTPUT... < COMMAND"
+        )
+    rule, digest, *outputs = plain
+    directory = os.environ.get("RIPRESA_RUN")
+    if not directory:
+        raise ValueError("RIPRESA_RUN is not set; start units through snakemake, which names the run")
+    run = Run(directory)
+    target = run.target_of(outputs[0])
+    if target is None:
+        raise ValueError(f"output {outputs[0]} of rule {rule} lies outside the run {run.dir}; put it inside")
+    inputs, _, command = text.partition("\n")
+    names = dict(item.split("=", 1) for item in options["--name"])
+    return Unit(
+        run,
+        target,
+        rule,
+        outputs,
+        names={name: outputs.index(path) for name, path in names.items() if path in outputs},
+        inputs=inputs,
+        command=command.rstrip("\n"),
+        scopes=[f"host:{os.uname().nodename}"]
+        + [f"{kind}:{name}" for kind, _, name in (s.partition("=") for s in options["--scope"])],
+        resources=dict(item.split("=", 1) for item in options["--resource"]),
+        log=log,
+        options=records.read_json(run.guard(digest)) or {},
+    )
