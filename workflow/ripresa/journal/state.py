@@ -40,7 +40,9 @@ def states(run: Run, now: float | None = None) -> list[UnitState]:
     Units are those of the manifest and those with attempts; both survive any crash.
     """
     now = time.time() if now is None else now
-    units = {unit["target"]: unit for unit in records.iterate(run.units) if "target" in unit}
+    units = {
+        unit["target"]: unit for unit in records.iterate(run.units) if isinstance(unit.get("target"), str)
+    }
     attempts = _attempts(run)
     claimed = _claimed(run)
     breakers = breaker.load(run)
@@ -50,6 +52,16 @@ def states(run: Run, now: float | None = None) -> list[UnitState]:
         _state(run, target, units.get(target, {}), attempts.get(target, (0, None)), claimed, breakers, now)
         for target in sorted(targets)
     ]
+
+
+def state_of(run: Run, target: str, now: float | None = None) -> UnitState:
+    """Derive the state of one unit; one that nobody knows is PENDING."""
+    now = time.time() if now is None else now
+    unit = next((unit for unit in records.iterate(run.units) if unit.get("target") == target), {})
+    live = leases.held(run.lease(target))
+    claimed = {} if live is None else {quote(target): live}
+    attempt = _numbered(records.last(run.attempts(target)))
+    return _state(run, target, unit, attempt, claimed, breaker.load(run), now)
 
 
 def counts(units: list[UnitState]) -> dict[str, int]:
@@ -75,11 +87,14 @@ def _attempts(run: Run) -> dict[str, tuple[int, dict[str, Any] | None]]:
             if entry.is_dir(follow_symlinks=False):
                 stack.append(entry.path)
             elif entry.name.endswith(".jsonl"):
-                record = records.last(entry.path)
-                number = record.get("attempt", 0) if record else 0
-                target = os.path.relpath(entry.path, root).removesuffix(".jsonl")
-                found[target] = (number if isinstance(number, int) else 0, record)
+                target = entry.path[len(root) + 1 : -len(".jsonl")]
+                found[target] = _numbered(records.last(entry.path))
     return found
+
+
+def _numbered(record: dict[str, Any] | None) -> tuple[int, dict[str, Any] | None]:
+    number = record.get("attempt") if record else None
+    return (number if isinstance(number, int) else 0), record
 
 
 def _claimed(run: Run) -> dict[str, bool]:

@@ -1,0 +1,135 @@
+"""`ripresa status`: counts and units by state."""
+
+import argparse
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from ripresa.cli import runs
+from ripresa.cli.answers import Answer, Refusal, Table, count, cut, lasted, printable
+from ripresa.journal import clock, controller, leases, records, state
+from ripresa.journal.paths import Run
+from ripresa.recovery import breaker
+
+SHOWN = 40
+"""Units listed without --all."""
+
+# What needs a person first.
+_ORDER = (
+    state.QUARANTINED,
+    state.FAILED,
+    state.STALE,
+    state.WAITING,
+    state.RUNNING,
+    state.PENDING,
+    state.SKIPPED,
+    state.COMPLETED,
+)
+
+
+def answer(arguments: argparse.Namespace) -> Answer:
+    """Exit code 1 if units are given up or in quarantine."""
+    run = runs.chosen(arguments)
+    now = time.time()
+    units = state.states(run, now)
+    counts = state.counts(units)
+    document = {
+        "run_id": run.run_id,
+        "config": _config(run, arguments.run),
+        "counts": counts,
+        "units": [unit._asdict() for unit in units],
+        "controller": controller.holder(run),
+        "breakers": _held_back(run, now),
+    }
+    stopped = counts.get(state.FAILED, 0) + counts.get(state.QUARANTINED, 0)
+    return Answer(document, lambda: _text(run, document, units, now, arguments.all), 1 if stopped else 0)
+
+
+def _config(run: Run, run_id: str | None) -> dict[str, Any]:
+    """The digest of what the run last started with, and whether a call now would change that.
+
+    ``changed`` is None where it cannot be told, and then ``problem`` says why.
+    """
+    header = next(iter(records.iterate(run.units)), {})
+    recorded = header.get("config_sha256") or None
+    told: dict[str, Any] = {"sha256": recorded, "changed": None, "difference": []}
+    if recorded is None:
+        return {**told, "problem": "the run has not noted its configuration"}
+    try:
+        config = runs.configured(run_id)
+    except Refusal as error:
+        first, *others = str(error).splitlines()
+        return {**told, "problem": f"{first} (and {len(others)} more)" if others else first}
+    from ripresa.configuration import difference, load_snapshot, sha256
+
+    told["changed"] = sha256(config) != recorded
+    if told["changed"]:
+        before = load_snapshot(run.dir)
+        told["difference"] = [] if before is None else difference(before, config)
+    return told
+
+
+def _held_back(run: Run, now: float) -> dict[str, str]:
+    """The scopes whose breaker is open, and until when (a half-open one lets some units through)."""
+    table = breaker.load(run)
+    until = {scope: breaker.closed_until(table, {"scopes": [scope]}, now) for scope in table}
+    return {scope: clock.iso(time) for scope, time in sorted(until.items()) if time}
+
+
+def _text(
+    run: Run, document: dict[str, Any], units: list[state.UnitState], now: float, everything: bool
+) -> Iterable[str | Table]:
+    counts = document["counts"]
+    described = ", ".join(f"{number:,} {name}" for name, number in counts.items())
+    yield (
+        f"run {run.run_id}: {described} of {count(len(units), 'unit')}"
+        if units
+        else (f"run {run.run_id}: no units yet; `snakemake --rerun-incomplete` starts it")
+    )
+    unfinished = len(units) > counts.get(state.COMPLETED, 0) + counts.get(state.SKIPPED, 0)
+    yield f"controller: {_controller(document['controller'], now, unfinished)}"
+    config = document["config"]
+    if config["changed"] is None:
+        yield f"configuration: not compared: {printable(config['problem'])}"
+    else:
+        yield f"configuration: {'changed since the run started' if config['changed'] else 'unchanged'}"
+    changes, hidden = cut(config["difference"], 10)
+    yield from (f"  {printable(change)}" for change in changes)
+    if hidden:
+        yield f"  ... and {hidden} more; ripresa plan shows what they change"
+    for scope, until in document["breakers"].items():
+        yield f"breaker open: {printable(scope)} for {lasted(clock.seconds(until) - now)}, until {_time(until)}"
+    wanted = [unit for unit in units if everything or unit.state != state.COMPLETED]
+    wanted.sort(key=lambda unit: _ORDER.index(unit.state))
+    listed, hidden = (wanted, 0) if everything else cut(wanted, SHOWN)
+    if listed:
+        yield ""
+        yield Table(("STATE", "TARGET", "ATTEMPTS", "CLASS", "REASON"), [_row(run, u, now) for u in listed])
+    if hidden:
+        yield f"... and {hidden:,} more not completed; --all lists every unit"
+
+
+def _row(run: Run, unit: state.UnitState, now: float) -> tuple[str, ...]:
+    reason = printable(unit.reason)
+    if unit.state == state.WAITING:
+        wait = lasted(clock.seconds(unit.not_before) - now)
+        reason = f"again in {wait} at {_time(unit.not_before)}: {reason}"
+    elif unit.state == state.RUNNING:
+        owner = leases.owner(run.lease(unit.target)) or {}
+        since = clock.seconds(owner.get("started"))
+        reason = f"for {lasted(now - since)}" if since else ""
+    return unit.state, unit.target, str(unit.attempts), unit.failure_class or "", reason
+
+
+def _controller(holder: dict[str, Any] | None, now: float, unfinished: bool) -> str:
+    if holder is None:
+        return f"none{'; `snakemake --rerun-incomplete` goes on' if unfinished else ''}"
+    since = clock.seconds(holder.get("started"))
+    for_long = f" for {lasted(now - since)}, since {_time(holder.get('started'))}" if since else ""
+    who = f"process {printable(holder.get('pid', '?'))} on {printable(holder.get('host', '?'))}"
+    return f"{who}{for_long}"
+
+
+def _time(text: Any) -> str:
+    """A time of the journal for people: local, to the second."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(clock.seconds(text)))
