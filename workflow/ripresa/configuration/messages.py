@@ -63,7 +63,7 @@ def explain(error: ValidationError, checker: Checker, at: Path = ()) -> Iterator
                 if key not in value:
                     part = checker.resolved(schema.get("properties", {}).get(key, {}))
                     yield (*where, key), f"is missing; needed: {_about(part, checker)}"
-        case "enum" if error.parent is not None and error.parent.validator == "propertyNames":
+        case "enum" if list(error.relative_schema_path)[-2:-1] == ["propertyNames"]:
             yield (*where, value), _unknown(value, wanted)
         case _:
             yield where, _message(error, checker)

@@ -35,17 +35,19 @@ def resolve(
     ``source`` is what messages call its origin. Returns {run_id, strict_resume, families, recovery,
     <family>: ...} in plain dicts and lists. Raises ConfigurationError with every problem of every file.
     """
-    return _Resolution(File(directory), plain(config), source).result()
+    return _Resolution(File(directory), config, source).result()
 
 
 class _Resolution:
     """One run of `resolve`, gathering problems as it goes."""
 
-    def __init__(self, directory: File, overrides: Config, source: str) -> None:
+    def __init__(self, directory: File, config: Mapping[str, Any], source: str) -> None:
         self.directory, self.source = directory, source
         self.problems: list[Problem] = []
         self.unreadable: set[str] = set()
         main = self._read("config", ())
+        # Snakemake may have read the same file, with what makes it unreadable.
+        overrides = {} if self.unreadable else self._overrides(config)
         top = merged(main, overrides)
         self.sections = ["recovery", *self._families(top)]
         contents = {name: self._section(name, inline=name in top) for name in self.sections}
@@ -92,6 +94,13 @@ class _Resolution:
         except ConfigurationError as error:
             self.unreadable.add(section)
             self.problems += error.problems
+            return {}
+
+    def _overrides(self, config: Mapping[str, Any]) -> Config:
+        try:
+            return dict(plain(config))
+        except RecursionError:
+            self.problems.append(Problem(self.source, "", "has an anchor that contains itself"))
             return {}
 
     def _section(self, name: str, *, inline: bool) -> Config | None:

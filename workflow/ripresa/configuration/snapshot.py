@@ -42,7 +42,7 @@ def snapshot(run_dir: str | os.PathLike[str], config: Config) -> None:
             file.write(
                 "# The configuration of this run, as resolved when it last started. Written by the run.\n"
             )
-            yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True, width=110)
+            yaml.safe_dump(config, file, sort_keys=False, width=110)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
