@@ -57,12 +57,19 @@ class Board:
         self.failures.pop(job.name, None)
         if job.target:
             self._by_target[job.target] = job
-            self.waiting.pop(job.target, None)
+
+    def executing(self) -> list[Job]:
+        """The jobs at work, the longest first: not those whose guard waits, or has come to an end."""
+        jobs = (job for job in self.running.values() if not job.told and job.name not in self.waiting)
+        return sorted(jobs, key=lambda job: job.since)
 
     def finish(self, jobid: int) -> Job | None:
         """A job is complete for Snakemake; None if it never began here."""
         self.done += 1
-        return self._remove(jobid)
+        job = self._remove(jobid)
+        if job:
+            self.waiting.pop(job.name, None)
+        return job
 
     def fail(self, jobid: int) -> None:
         """A job's execution failed."""

@@ -50,7 +50,7 @@ def render(board: Board, stream: TextIO, columns: int, height: int, nocolor: boo
 
 def _headline(board: Board, now: float) -> Table:
     elapsed = now - board.began
-    counts = {"running": len(board.running), "waiting": len(board.waiting), "failed": len(board.failures)}
+    counts = {"running": len(board.executing()), "waiting": len(board.waiting), "failed": len(board.failures)}
     parts = [f"{board.done}/{board.total}"]
     if board.total:
         parts.append(f"{board.done / board.total:.0%}")
@@ -74,7 +74,7 @@ def _rows(board: Board, now: float, width: int) -> Iterator[Row]:
     def row(what: str, style: str, name: str, when: str, why: str) -> Row:
         return Text(what, style), Text(end_of(clean(name), width)), Text(when), Text(why)
 
-    jobs = sorted((job for job in board.running.values() if not job.told), key=lambda job: job.since)
+    jobs = board.executing()
     for job in jobs[:_MAX_RUNNING]:
         yield row("running", "cyan", job.name, duration(now - job.since), _about(job))
     yield from _more(len(jobs) - _MAX_RUNNING, "running")
