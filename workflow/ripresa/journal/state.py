@@ -40,17 +40,14 @@ def states(run: Run, now: float | None = None) -> list[UnitState]:
     Units are those of the manifest and those with attempts; both survive any crash.
     """
     now = time.time() if now is None else now
-    units = {
-        unit["target"]: unit for unit in records.iterate(run.units) if isinstance(unit.get("target"), str)
-    }
-    attempts = _attempts(run)
+    listed = (unit for unit in records.iterate(run.units) if isinstance(unit.get("target"), str))
+    units = {unit["target"]: unit for unit in listed}
     claimed = _claimed(run)
     breakers = breaker.load(run)
     # A unit that left the campaign counts no more, unless nothing says what the campaign is.
-    targets = units or attempts
     return [
-        _state(run, target, units.get(target, {}), attempts.get(target, (0, None)), claimed, breakers, now)
-        for target in sorted(targets)
+        _state(run, target, units.get(target, {}), claimed, breakers, now)
+        for target in sorted(units or _attempted(run))
     ]
 
 
@@ -60,8 +57,7 @@ def state_of(run: Run, target: str, now: float | None = None) -> UnitState:
     unit = next((unit for unit in records.iterate(run.units) if unit.get("target") == target), {})
     live = leases.held(run.lease(target))
     claimed = {} if live is None else {quote(target): live}
-    attempt = _numbered(records.last(run.attempts(target)))
-    return _state(run, target, unit, attempt, claimed, breaker.load(run), now)
+    return _state(run, target, unit, claimed, breaker.load(run), now)
 
 
 def counts(units: list[UnitState]) -> dict[str, int]:
@@ -72,29 +68,15 @@ def counts(units: list[UnitState]) -> dict[str, int]:
     return {state: found[state] for state in STATES if state in found}
 
 
-def _attempts(run: Run) -> dict[str, tuple[int, dict[str, Any] | None]]:
-    """For every target with attempts: the number of the newest and its record."""
+def _attempted(run: Run) -> list[str]:
+    """The targets with attempt records."""
     root = f"{run.journal}/attempts"
-    found: dict[str, tuple[int, dict[str, Any] | None]] = {}
-    stack = [root]
-    while stack:
-        folder = stack.pop()
-        try:
-            entries = list(os.scandir(folder))
-        except OSError:
-            continue
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                stack.append(entry.path)
-            elif entry.name.endswith(".jsonl"):
-                target = entry.path[len(root) + 1 : -len(".jsonl")]
-                found[target] = _numbered(records.last(entry.path))
-    return found
-
-
-def _numbered(record: dict[str, Any] | None) -> tuple[int, dict[str, Any] | None]:
-    number = record.get("attempt") if record else None
-    return (number if isinstance(number, int) else 0), record
+    return [
+        f"{directory}/{name}"[len(root) + 1 : -len(".jsonl")]
+        for directory, _, names in os.walk(root)
+        for name in names
+        if name.endswith(".jsonl")
+    ]
 
 
 def _claimed(run: Run) -> dict[str, bool]:
@@ -114,45 +96,50 @@ def _state(
     run: Run,
     target: str,
     unit: dict[str, Any],
-    attempt: tuple[int, dict[str, Any] | None],
     claimed: dict[str, bool],
     breakers: dict[str, Any],
     now: float,
 ) -> UnitState:
-    number, record = attempt
-    record = record or {}
+    record = records.last(run.attempts(target)) or {}
+    number = record.get("attempt")
     live = claimed.get(quote(target)) if claimed else None
     not_before = None
     reason = None
-    failure_class = record.get("failure_class")
+    failure_class = _text(record, "failure_class")
     if live:
         state = RUNNING
         failure_class = None
-    elif os.path.lexists(f"{run.dir}/{target}"):
+    elif os.path.lexists(run.path(target)):
         state = COMPLETED
         failure_class = None
     elif unit.get("skipped"):
-        state, reason = SKIPPED, unit["skipped"]
+        state, reason = SKIPPED, str(unit["skipped"])
     elif live is False:
         state = STALE
     else:
         state = _decided(record)
-        reason = record.get("evidence")
+        reason = _text(record, "evidence")
         if state == PENDING and record.get("decision") == "retry":
             until = max(clock.seconds(record.get("not_before")), breaker.closed_until(breakers, record, now))
             if until > now:
                 state, not_before = WAITING, clock.iso(until)
     return UnitState(
         target=target,
-        rule=unit.get("rule") or record.get("rule"),
-        family=unit.get("family") or target.partition("/")[0],
+        rule=_text(unit, "rule") or _text(record, "rule"),
+        family=_text(unit, "family") or target.partition("/")[0],
         state=state,
-        attempts=number,
+        attempts=number if isinstance(number, int) else 0,
         failure_class=failure_class,
         not_before=not_before,
-        device=record.get("device"),
+        device=_text(record, "device"),
         reason=reason,
     )
+
+
+def _text(record: dict[str, Any], key: str) -> str | None:
+    """What a record says, if it is text, as in every record that the journal wrote."""
+    value = record.get(key)
+    return value if isinstance(value, str) else None
 
 
 def _decided(record: dict[str, Any]) -> str:
