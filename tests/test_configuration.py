@@ -23,6 +23,8 @@ from ripresa.configuration import (
     sha256,
     snapshot,
 )
+from ripresa.configuration.messages import explain
+from ripresa.configuration.problems import dotted
 from ripresa.configuration.schema import Checker
 from ripresa.configuration.settings import SCHEMAS
 from ripresa.recovery.classifier import classify
@@ -32,7 +34,7 @@ POLICY = ROOT / "workflow" / "ripresa" / "recovery" / "policy.toml"
 
 GOOD = {
     "config": "run_id: demo\nfamilies: [benchmarks]\n",
-    "benchmarks": "workloads:\n  stream: {preset: high}\n  fio:\n    repetitions: {min: 3, max: 6, cv: 0.1}\n",
+    "benchmarks": "workloads:\n  stream: {preset: high}\n  fio: {repetitions: {min: 3, max: 6, cv: 0.1}}\n",
     "recovery": "time_scale: 0.5\n",
 }
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -126,7 +128,7 @@ BROKEN = {
         BENCH,
         GOOD["benchmarks"] + "workloads: {}\n",
         "benchmarks.workloads",
-        ["twice", "1 and 5"],
+        ["twice", "1 and 4"],
     ),
     "inner key given twice": (
         BENCH,
@@ -466,6 +468,12 @@ def test_words_of_the_command_line_are_read_as_yaml(files):
     assert [p.path for p in problems_of()] == ["strict_resume"], "text in a file is meant as text"
 
 
+def test_a_corrected_word_of_the_command_line_still_belongs_to_it(files):
+    files(benchmarks=GOOD["benchmarks"] + "repetitions: 4\n")
+    [problem] = problems_of({"benchmarks": {"repetitions": "0"}})
+    assert (problem.file, problem.message) == ("command line", "0 is too small; at least 1 is needed")
+
+
 def test_problems_of_overrides_name_the_command_line(files):
     problems = problems_of({"strict_resume": "maybe", "benchmarks": {"workloads": {"disk": {"preset": "x"}}}})
     assert {(p.file, p.path) for p in problems} == {
@@ -652,6 +660,67 @@ def test_rules_of_the_user_reach_the_classifier(files):
         "licence",
         "no free seat today",
     )
+
+
+# --- schemas of families to come -----------------------------------------------------------------------------
+
+FAMILY = {
+    "type": "object",
+    "additionalProperties": False,
+    "patternProperties": {"^x_": {"type": "object", "properties": {"n": {"type": "integer", "default": 1}}}},
+    "properties": {
+        "span": {"type": "object", "ascending": ["low", "middle", "high"]},
+        "hosts": {"type": "array", "uniqueBy": "name", "items": {"$ref": "#/$defs/host"}},
+        "either": {"oneOf": [{"type": "string"}, {"allOf": [{"$ref": "#/$defs/host"}]}]},
+    },
+    "$defs": {
+        "host": {
+            "type": "object",
+            "required": ["name"],
+            "properties": {"name": {"type": "string"}, "ssh": {"type": "object", "default": {"port": 22}}},
+        }
+    },
+}
+
+
+def explained(section):
+    checker = Checker(FAMILY)
+    return [
+        (dotted(where), text) for error in checker.errors(section) for where, text in explain(error, checker)
+    ]
+
+
+def test_defaults_are_found_wherever_a_schema_puts_them():
+    section = {"hosts": [{"name": "a"}, {"name": "b", "ssh": {}}], "either": {"name": "c"}, "x_1": {}}
+    assert Checker(FAMILY).filled(section) == {
+        "hosts": [{"name": "a", "ssh": {"port": 22}}, {"name": "b", "ssh": {}}],
+        "either": {"name": "c", "ssh": {"port": 22}},
+        "x_1": {"n": 1},
+    }
+    assert section["either"] == {"name": "c"}, "the section itself stays as it was"
+
+
+def test_two_hosts_of_one_name():
+    hosts = [{"name": "a"}, {"name": "b"}, {"name": "a"}]
+    assert explained({"hosts": hosts}) == [
+        ("hosts[2].name", "'a' is the name of entry [0] too; give each its own")
+    ]
+
+
+def test_bounds_in_the_wrong_order():
+    assert explained({"span": {"low": 1, "high": 3}}) == []
+    assert explained({"span": {"low": 5, "middle": 5, "high": 3}}) == [
+        ("span.high", "3 is below middle (5); it must be at least that")
+    ]
+
+
+def test_the_alternative_that_was_meant():
+    assert explained({"either": {"ssh": {}}}) == [("either.name", "is missing; needed: text")]
+    assert explained({"either": 5}) == [("either", "5 is a number, but text or another value is needed")]
+    assert explained({"x_1": {"n": "a"}, "y_1": {}}) == [
+        ("y_1", "is not a known key; use one of span, hosts, either"),
+        ("x_1.n", "'a' is text, but a whole number is needed"),
+    ]
 
 
 # --- documentation and schemas ----------------------------------------------------------------------------

@@ -28,9 +28,10 @@ class Layers:
             return self.origin(where[:-1], otherwise) if len(where) > 1 else otherwise
         return next((name for name, held in said if held == value), said[0][0])
 
-    def replace(self, where: Path, value: Any) -> None:
-        """Put another value in the place of one that is there."""
-        _at(self.merged, where[:-1])[where[-1]] = value
+    def correct(self, where: Path, value: Any) -> None:
+        """Put another value in the place of one that the strongest layer has."""
+        for tree in (self.merged, self._layers[-1][1]):
+            _at(tree, where[:-1])[where[-1]] = value
 
 
 def merged(weak: Any, strong: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from jsonschema import ValidationError
 
 from ripresa.configuration.problems import Path, listed, shortened, similar
-from ripresa.configuration.schema import Checker, Schema
+from ripresa.configuration.schema import Checker, Schema, part_for
 
 _TYPES = {
     "string": "text",
@@ -56,10 +56,10 @@ def explain(error: ValidationError, checker: Checker, at: Path = ()) -> Iterator
                 yield from explain(cause, checker, where)
         case "additionalProperties":
             for key in value:
-                if key not in schema.get("properties", {}):
+                if part_for(schema, key) is False:
                     yield (*where, key), _unknown(key, schema.get("properties", {}))
         case "required":
-            for key in wanted:
+            for key in wanted:  # every missing key has an error of its own; repeated problems are dropped
                 if key not in value:
                     part = checker.resolved(schema.get("properties", {}).get(key, {}))
                     yield (*where, key), f"is missing; needed: {_about(part, checker)}"
@@ -121,7 +121,7 @@ def _described(schema: Schema, checker: Checker) -> str:
         return shortened(schema["const"])
     if schema.get("type") == "object" and schema.get("properties"):
         return f"a mapping with {listed(schema['properties'])}"
-    return _types(schema["type"]) if "type" in schema else "another value"
+    return _types(schema["type"]) if "type" in schema else str(schema.get("description", "another value"))
 
 
 def _types(wanted: str | list[str]) -> str:

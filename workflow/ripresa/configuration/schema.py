@@ -57,8 +57,19 @@ _Validator = validators.extend(
 )
 
 
+def part_for(schema: Schema, key: str) -> Any:
+    """The schema of what stands under a key; False where the key is unknown and that is not allowed."""
+    if key in schema.get("properties", {}):
+        return schema["properties"][key]
+    patterns = schema.get("patternProperties", {})
+    return next((patterns[p] for p in patterns if re.search(p, key)), schema.get("additionalProperties", {}))
+
+
 class Checker:
-    """One JSON Schema document, in use; it may refer to its own parts (`#/$defs/...`) only."""
+    """One JSON Schema document, in use; it may refer to its own parts (`#/$defs/...`) only.
+
+    Defaults are found wherever `properties`, `items` and the like lead to them, not in `if` and `then`.
+    """
 
     def __init__(self, schema: Schema) -> None:
         _Validator.check_schema(schema)
@@ -95,11 +106,11 @@ class Checker:
         for part in self._applying(schema, value):
             value = self._filled(part, value)
         if isinstance(value, dict):
-            properties, others = schema.get("properties", {}), schema.get("additionalProperties", {})
+            properties = schema.get("properties", {})
             missing = {key: part for key, part in properties.items() if key not in value}
             defaults = {key: copy.deepcopy(p["default"]) for key, p in missing.items() if "default" in p}
             values = value | defaults
-            return {key: self._filled(properties.get(key, others), values[key]) for key in values}
+            return {key: self._filled(part_for(schema, key), values[key]) for key in values}
         if isinstance(value, list):
             return [self._filled(schema.get("items", {}), item) for item in value]
         return value

@@ -157,7 +157,7 @@ class _Resolution:
             if type(value) is int and error.validator_value == "string":
                 other = str(value)
             if other is not value and where and self.layers.origin(where, "") == self.source:
-                self.layers.replace(where, other)
+                self.layers.correct(where, other)
                 changed = True
         return changed
 
