@@ -510,6 +510,18 @@ def test_snakemake_says_it_without_a_traceback(files, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_command_says_it_and_exits_2(files):
+    files(recovery="time_scale: fast\n", benchmarks="workloads: {\n")
+    command = [Path(sys.executable).with_name("ripresa"), "status"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "config/benchmarks.yaml: line 2, column 1: " in ended.stderr
+    assert (
+        "config/recovery.yaml: recovery.time_scale: 'fast' is text, but a number is needed\n" in ended.stderr
+    )
+    assert "Traceback" not in ended.stderr
+
+
 # --- kept and compared ------------------------------------------------------------------------------------
 
 values = st.recursive(
@@ -662,7 +674,7 @@ def test_rules_of_the_user_reach_the_classifier(files):
     )
 
 
-# --- schemas of families to come -----------------------------------------------------------------------------
+# --- schemas of families to come ---------------------------------------------------------------------------
 
 FAMILY = {
     "type": "object",

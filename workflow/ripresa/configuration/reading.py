@@ -22,6 +22,7 @@ _HINTS = {
     "did not find expected key": "is it indented like its neighbours, and are quotes and brackets closed?",
     "expected '-' indicator": "a list and `key: value` lines cannot mix at one level",
     "did not find expected ',' or ": "close the bracket",
+    "expected node content": "is a value missing, or a bracket open?",
     "unexpected end of stream": "close the quotes",
     "could not determine a constructor": "tags (!...) are not allowed",
     "found another document": "keep one document: no second `---`",

@@ -162,7 +162,7 @@ class _Resolution:
         return changed
 
     def _check_rules(self, rules: list[Config]) -> None:
-        from ripresa.recovery.classifier import load_rules
+        from ripresa.recovery.rules import load_rules
 
         try:
             load_rules(rules)
