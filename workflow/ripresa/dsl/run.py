@@ -45,8 +45,7 @@ class Campaign:
             os.environ["RIPRESA_FORCED"] = "1"
         records.write_json(self.run.recovery, policy)
         for digest, options in self.guards.items():
-            if options:
-                records.write_json(self.run.guard(digest), options)
+            records.write_json(self.run.guard(digest), options)
         scale = float(policy.get("time_scale", 1.0))
         os.environ["RIPRESA_STALL_S"] = str(float(policy["stall_s"]) * scale)
         os.environ["RIPRESA_GRACE_S"] = str(float(policy["grace_s"]))

@@ -38,9 +38,10 @@ class Lease:
 
     def write(self, owner: dict[str, Any]) -> None:
         """Say who holds the lease and what it runs."""
-        data = records.dumps(owner).encode()
-        os.ftruncate(self.fd, 0)
+        data = records.encode(owner)
+        # In this order a full disk cannot lose the name that is there.
         os.pwrite(self.fd, data, 0)
+        os.ftruncate(self.fd, len(data))
 
     def beat(self) -> None:
         """Show that the holder is alive."""
@@ -48,7 +49,7 @@ class Lease:
 
     def release(self) -> None:
         """Give the lease back, also for processes that inherited it."""
-        if os.path.exists(self.path):
+        if _same_file(self.fd, self.path):
             os.unlink(self.path)
         try:
             fcntl.flock(self.fd, fcntl.LOCK_UN)
@@ -98,38 +99,66 @@ def _same_file(fd: int, path: str) -> bool:
 
 
 def _acquire_without_locks(path: str) -> Lease | None:
-    """Take a lease where only the creation and renaming of files are atomic."""
+    """Take a lease where only the creation of links and directories is atomic.
+
+    The file appears with its owner's name in it, so an empty one is nobody's.
+    """
+    own = f"{path}.{os.uname().nodename}.{os.getpid()}"
+    fd = os.open(own, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    lease = Lease(path, fd, None)
     try:
-        info = os.stat(path)
-    except FileNotFoundError:
-        info = None
-    previous = None
-    # An empty file was made just now by the attempt to lock it, or by someone about to write a name.
-    if info is not None and info.st_size:
-        previous = owner(path) or {}
-        if not _gone(previous, info.st_mtime):
-            return None
-    if info is not None:
-        if not info.st_size and time.time() - info.st_mtime < HEARTBEAT_S and not _mine(path):
-            return None
-        stale = f"{path}.{os.uname().nodename}.{os.getpid()}"
-        try:
-            os.rename(path, stale)
-        except FileNotFoundError:
-            return None
-        os.unlink(stale)
+        lease.write(dict(processes.me()))
+        if _link(own, path):
+            return lease
+        lease.previous = _remove_gone(path)
+        if lease.previous is not None and _link(own, path):
+            return lease
+    except BaseException:
+        os.close(fd)
+        raise
+    finally:
+        os.unlink(own)
+    os.close(fd)
+    return None
+
+
+def _link(source: str, path: str) -> bool:
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        os.link(source, path)
     except FileExistsError:
+        return False
+    return True
+
+
+def _remove_gone(path: str) -> dict[str, Any] | None:
+    """Remove the lease of an owner that is gone and return its text; None if it lives.
+
+    A directory keeps out others meanwhile, so that nobody removes the lease of who came next.
+    """
+    mutex = path + ".takeover"
+    try:
+        os.mkdir(mutex)
+    except FileExistsError:
+        # Whoever made it died within microseconds, long ago.
+        if time.time() - _modified(mutex) > EXPIRED_S:
+            os.rmdir(mutex)
         return None
-    lease = Lease(path, fd, previous)
-    lease.write(dict(processes.me()))
-    return lease
+    try:
+        previous = owner(path) or {}
+        if os.path.exists(path):
+            if os.path.getsize(path) and not _gone(previous, _modified(path)):
+                return None
+            os.unlink(path)
+        return previous
+    finally:
+        os.rmdir(mutex)
 
 
-def _mine(path: str) -> bool:
-    """Nobody else has the empty lease file open, as far as this host can see."""
-    return not processes.holders(path)
+def _modified(path: str) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except FileNotFoundError:
+        return time.time()
 
 
 def _gone(named: dict[str, Any], beaten: float) -> bool:

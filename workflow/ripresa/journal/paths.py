@@ -2,7 +2,7 @@
 
 import os
 
-_MAX_NAME = 200
+_MAX_NAME = 200  # bytes
 
 
 def quote(target: str) -> str:
@@ -11,11 +11,13 @@ def quote(target: str) -> str:
     Names too long for a file system end in a checksum of the whole instead.
     """
     name = target.replace("%", "%25").replace("/", "%2F")
-    if len(name) <= _MAX_NAME:
+    data = os.fsencode(name)
+    if len(data) <= _MAX_NAME:
         return name
     import hashlib
 
-    return name[: _MAX_NAME - 17] + "~" + hashlib.sha256(target.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(os.fsencode(target)).hexdigest()[:16]
+    return data[: _MAX_NAME - 17].decode("utf-8", "ignore") + "~" + digest
 
 
 class Run:
@@ -40,7 +42,7 @@ class Run:
     def target_of(self, path: str | os.PathLike[str]) -> str | None:
         """The target a file of the run is known by, or None for a file outside the run."""
         relative = os.path.relpath(path, self.dir)
-        return None if relative.startswith("..") else relative
+        return None if relative == ".." or relative.startswith("../") else relative
 
     def path(self, target: str) -> str:
         """The published file of a target."""

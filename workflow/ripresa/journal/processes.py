@@ -48,12 +48,41 @@ def alive(owner: Owner) -> bool | None:
     return isinstance(pid, int) and pid > 0 and started(pid) == owner.get("pid_started") is not None
 
 
+def group_of(pid: int) -> int | None:
+    """The process group of a process; None if it is gone."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def group(leader: int) -> list[int]:
+    """Living members of a process group on this host; zombies left out (Linux only)."""
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == leader and fields[0] not in (b"Z", b"X"):
+            found.append(int(name))
+    return found
+
+
 def holders(path: str) -> list[int]:
     """Processes of this host that have a file open, this one left out (Linux only)."""
     try:
         wanted = os.stat(path)
     except OSError:
         return []
+    return having_open(wanted.st_dev, wanted.st_ino)
+
+
+def having_open(device: int, inode: int) -> list[int]:
+    """Processes of this host that have a file or pipe open, this one left out (Linux only)."""
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
@@ -61,9 +90,37 @@ def holders(path: str) -> list[int]:
         try:
             for fd in os.listdir(f"/proc/{name}/fd"):
                 info = os.stat(f"/proc/{name}/fd/{fd}")
-                if (info.st_dev, info.st_ino) == (wanted.st_dev, wanted.st_ino):
+                if (info.st_dev, info.st_ino) == (device, inode):
                     found.append(int(name))
                     break
         except OSError:
             continue
     return found
+
+
+class Lifeline:
+    """A pipe that a command and all that descends from it have open, so that its end is theirs.
+
+    Unlike the lease, nobody opens it to have a look. ``name`` finds its holders for others, in this boot.
+    """
+
+    def __init__(self) -> None:
+        self._read, self.fd = os.pipe()
+        os.set_blocking(self._read, False)
+        info = os.fstat(self._read)
+        self.name = [info.st_dev, info.st_ino]
+
+    def let_go(self) -> None:
+        """Close the end that the command was started with."""
+        os.close(self.fd)
+
+    def cut(self) -> bool:
+        """Whether nobody has it any more."""
+        try:
+            return os.read(self._read, 1) == b""
+        except BlockingIOError:
+            return False
+
+    def holders(self) -> list[int]:
+        """The processes that have it."""
+        return having_open(*self.name)

@@ -32,6 +32,11 @@ def dumps(value: Any) -> str:
     return '"' + str(value).translate(_ESCAPES) + '"'
 
 
+def encode(value: Any) -> bytes:
+    """The bytes of `dumps`. What is not UTF-8 in a file name survives as an escaped lone surrogate."""
+    return dumps(value).encode("utf-8", "backslashreplace")
+
+
 def append(path: str, record: dict[str, Any], *, fsync: bool = True) -> None:
     """Add a record in one ``O_APPEND`` write, so that writers never mix within a line.
 
@@ -45,7 +50,7 @@ def append(path: str, record: dict[str, Any], *, fsync: bool = True) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        data = (dumps(record) + "\n").encode("utf-8", "surrogateescape")
+        data = encode(record) + b"\n"
         size = os.fstat(fd).st_size
         if size and os.pread(fd, 1, size - 1) != b"\n":
             data = b"\n" + data
@@ -121,7 +126,7 @@ def replace(path: str, parts: Iterable[str]) -> None:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
@@ -139,6 +144,8 @@ def read_json(path: str) -> Any:
             data = file.read()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
+    if data == b"{}":
+        return {}
     import json
 
     try:

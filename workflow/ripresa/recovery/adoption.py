@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
+import time
 
-from ripresa.journal import clock, leases, processes, publish, records
+from ripresa.journal import attempts, clock, leases, processes, publish, records
 from ripresa.journal.events import emit
 from ripresa.recovery import execution, signals
 from ripresa.recovery.attempt import new_record
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 _POLL_S = 0.2
+_KILLED_S = 5.0
+_MISSED = 1000
+"""A lease that claims to be this many attempts ahead of the records is not believed."""
 
 
 class Vigil:
@@ -23,35 +28,45 @@ class Vigil:
     def __init__(self, unit: Unit) -> None:
         self.unit = unit
         self.path = unit.run.lease(unit.target)
-        self.dead = 0
         self.told: object = None
 
     def wait(self) -> bool:
         """Wait a moment; False when told to stop."""
         holder = leases.owner(self.path) or {}
         living = processes.alive(holder) if holder else None
-        # A lease that was taken just now may still name the owner before, hence a few looks.
-        self.dead = self.dead + 1 if living is False else 0
-        if self.dead >= 3:
+        if living is False:
             # Its guard was killed, so what the command goes on to write would never be published.
-            _end_orphans(self.path, holder)
+            _end_orphans(holder)
         unwanted = holder.get("command_sha256") not in (None, self.unit.digest)
         if living and unwanted and self.told != holder["pid"]:
-            # It computes what the campaign no longer asks for.
+            # It computes what the campaign no longer asks for. Told once, for twice means at once; and
+            # only if it really has the lease, whatever the text in it says.
             self.told = holder["pid"]
-            processes.kill(int(holder["pid"]), signals.SIGTERM)
+            if holder["pid"] in processes.holders(self.path):
+                processes.kill(int(holder["pid"]), signals.SIGTERM)
         return not execution.pause(_POLL_S)
 
 
-def _end_orphans(lease: str, holder: dict[str, Any]) -> None:
+def _end_orphans(holder: dict[str, Any]) -> None:
     """Kill what is left of an attempt whose guard is gone, if this is the boot it ran in."""
     if holder.get("host") != os.uname().nodename or holder.get("boot_id") != processes.boot_id():
         return
-    group = holder.get("group")
+    end = time.monotonic() + _KILLED_S
+    while (left := _orphans(holder)) and time.monotonic() < end:
+        for pid in left:
+            processes.kill(pid, signals.SIGKILL)
+        time.sleep(0.01)
+
+
+def _orphans(holder: dict[str, Any]) -> set[int]:
+    """The living processes of an attempt: its group, and what left that but still has the lifeline."""
+    found: set[int] = set()
+    group, lifeline = holder.get("group"), holder.get("lifeline")
     if isinstance(group, int) and group > 1 and _is_group_of(group, holder):
-        processes.kill(-group, signals.SIGKILL)
-    for pid in processes.holders(lease):
-        processes.kill(pid, signals.SIGKILL)
+        found.update(processes.group(group))
+    if isinstance(lifeline, list) and len(lifeline) == 2:
+        found.update(processes.having_open(*lifeline))
+    return found
 
 
 def _is_group_of(group: int, holder: dict[str, Any]) -> bool:
@@ -65,13 +80,14 @@ def close_interrupted(unit: Unit, lease: leases.Lease) -> None:
     previous = lease.previous
     if not previous:
         return
-    _end_orphans(lease.path, previous)
+    _end_orphans(previous)
     number = previous.get("attempt")
-    last = records.last(unit.run.attempts(unit.target)) or {}
-    if not isinstance(number, int) or number <= int(last.get("attempt") or 0):
+    known = attempts.last(unit.run, unit.target).get("attempt", 0)
+    if not isinstance(number, int) or not known < number <= known + _MISSED:
         return
     publish.discard(unit.run, unit.target)
-    record = new_record(unit, number, previous.get("started"))
+    started = previous.get("started")
+    record = new_record(unit, number, started if isinstance(started, str) else None)
     record.update(
         outcome="interrupted",
         host=previous.get("host"),
@@ -84,51 +100,72 @@ def close_interrupted(unit: Unit, lease: leases.Lease) -> None:
     emit(unit.run, "unit_end", target=unit.target, attempt=number, outcome="interrupted")
 
 
-def finished(unit: Unit, last: dict[str, Any], waited: bool) -> bool:
-    """Whether the newest attempt already published what is asked for, though Snakemake does not know."""
+def adopt(unit: Unit, last: dict[str, Any], since: float) -> bool:
+    """Make the outputs of a published attempt appear again instead of executing the unit anew.
+
+    Snakemake does not know of it if an earlier controller had started it. False if there is none that
+    answers what is asked for: another command, changed inputs, a file missing or damaged, or units
+    that were asked to run again (``since``: when this guard started; what was published later counts).
+    """
     if last.get("outcome") not in ("published", "adopted") or last.get("command_sha256") != unit.digest:
         return False
-    if os.environ.get("RIPRESA_FORCED") and not waited and last.get("session") != unit.session:
+    late = clock.seconds(last.get("ended")) >= since
+    if os.environ.get("RIPRESA_FORCED") and not late and last.get("session") != unit.session:
         return False
-    number = int(last.get("attempt") or 0)
-    staged = publish.staged_paths(unit.run, unit.target, number, unit.outputs)
-    there = all(os.path.lexists(s) or os.path.lexists(o) for s, o in zip(staged, unit.outputs, strict=True))
-    return there and not newer(unit, clock.seconds(last.get("started")))
-
-
-def newer(unit: Unit, since: float) -> bool:
-    """Whether an input, or a file that the command names, changed after a moment."""
-    import shlex
-
-    try:
-        words = set(shlex.split(unit.inputs)) | set(shlex.split(unit.command, comments=True))
-    except ValueError:
-        words = set(unit.inputs.split()) | set(unit.command.split())
-    for word in words:
-        try:
-            if os.stat(word).st_mtime > since:
-                return True
-        except (OSError, ValueError):
-            continue
-    return False
-
-
-def adopt(unit: Unit, last: dict[str, Any]) -> bool:
-    """Make the published outputs of an attempt appear (again) instead of executing the unit anew.
-
-    False if they were damaged meanwhile; the next attempt starts from nothing.
-    """
     number = int(last["attempt"])
     staged = publish.staged_paths(unit.run, unit.target, number, unit.outputs)
-    publish.appear(staged, unit.outputs)
-    if publish.checksum(unit.outputs[0]) != last.get("output_sha256"):
-        os.unlink(unit.outputs[0])
-        publish.discard(unit.run, unit.target)
-        unit.say(f"the output of attempt {number} was damaged after it was published")
+    there = [s if os.path.lexists(s) else o for s, o in zip(staged, unit.outputs, strict=True)]
+    if not all(map(os.path.lexists, there)) or newer(unit, clock.seconds(last.get("started"))):
         return False
+    if not _as_published(unit, last, there):
+        unit.say(f"the output of attempt {number} was damaged after it was published; executing it again")
+        return False
+    publish.appear(staged, unit.outputs)
     for output in unit.outputs:
         os.utime(output)
     record = {**last, "outcome": "adopted", "session": unit.session, "adopted": clock.iso()}
     records.append(unit.run.attempts(unit.target), record)
     emit(unit.run, "unit_end", target=unit.target, attempt=number, outcome="adopted")
     return True
+
+
+def failed_meanwhile(unit: Unit, last: dict[str, Any], since: float) -> bool:
+    """Whether an attempt of an earlier session failed while this guard waited for it."""
+    return (
+        last.get("outcome") == "failed"
+        and last.get("decision") == "retry"
+        and last.get("session") != unit.session
+        and clock.seconds(last.get("ended")) >= since
+    )
+
+
+def _as_published(unit: Unit, last: dict[str, Any], paths: list[str]) -> bool:
+    others = last.get("outputs") or {}
+    sums = [last.get("output_sha256"), *(others.get(unit.run.target_of(o)) for o in unit.outputs[1:])]
+    return [publish.checksum(path) for path in paths] == sums
+
+
+def newer(unit: Unit, since: float) -> bool:
+    """Whether an input, or a file that the command names, changed after a moment."""
+    import shlex
+
+    def words(text: str) -> set[str]:
+        try:
+            return set(shlex.split(text, comments=True))
+        except ValueError:
+            return set(text.split())
+
+    named = words(unit.command)
+    # `--config=FILE` names a file, too. Directories change with every file made in them.
+    named.update(word.rpartition("=")[2] for word in list(named))
+    return any(_modified(word) > since for word in words(unit.inputs)) or any(
+        _modified(word, files_only=True) > since for word in named
+    )
+
+
+def _modified(path: str, *, files_only: bool = False) -> float:
+    try:
+        info = os.stat(path)
+    except (OSError, ValueError):
+        return 0.0
+    return 0.0 if files_only and not stat.S_ISREG(info.st_mode) else info.st_mtime

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 
-from ripresa.journal import clock, leases, processes, publish, records
+from ripresa.journal import attempts, clock, leases, processes, publish, records
 from ripresa.journal.events import emit
-from ripresa.recovery import breaker, execution, validators
+from ripresa.recovery import breaker, validators
+from ripresa.recovery.execution import Execution
 from ripresa.recovery.progress import Progress
 from ripresa.recovery.unit import Unit
 
@@ -15,49 +16,113 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./-_")
+
+class _Attempt:
+    """What belongs to one attempt of a unit."""
+
+    def __init__(self, unit: Unit, lease: leases.Lease, number: int) -> None:
+        self.unit = unit
+        self.lease = lease
+        self.number = number
+        self.began = time.time()
+        self.log = unit.run.log(unit.target, number)
+        self.staged = publish.staged_paths(unit.run, unit.target, number, unit.outputs)
+        self.progress_file = unit.run.staged(unit.target, number) + "/.progress"
+        self.environment = {
+            **os.environ,
+            "PATH": os.path.dirname(unit.python) + os.pathsep + os.environ.get("PATH", os.defpath),
+            "RIPRESA_TARGET": unit.target,
+            "RIPRESA_ATTEMPT": str(number),
+            "RIPRESA_PROGRESS": os.path.abspath(self.progress_file),
+        }
+
+    def execute(self, command: str, progress: Progress) -> Execution:
+        """Run a command to its end. Its processes are named in the lease before they can be orphans."""
+        lifeline = processes.Lifeline()
+        owner = {
+            **processes.me(),
+            "target": self.unit.target,
+            "session": self.unit.session,
+            "attempt": self.number,
+            "started": clock.iso(self.began),
+            "command_sha256": self.unit.digest,
+            "lifeline": lifeline.name,
+        }
+        self.lease.write(owner)
+        job = Execution(command, self.log, self.environment, self.lease.fd, lifeline)
+        try:
+            self.lease.write({**owner, "group": job.pid, "group_started": processes.started(job.pid)})
+            job.watch(
+                beat=lambda: self._beat(progress),
+                beat_s=self.unit.beat_s,
+                wall_s=self.unit.wall_s,
+                stall_s=self.unit.stall_s,
+                grace_s=self.unit.grace_s,
+                progress=progress,
+            )
+        except BaseException:
+            job.abandon()
+            raise
+        return job
+
+    def _beat(self, progress: Progress) -> None:
+        try:
+            self.lease.beat()
+        except OSError:
+            return  # a beat more or less is no reason to end what runs
+        if progress.changed and progress.value is not None:
+            emit(
+                self.unit.run,
+                "unit_progress",
+                target=self.unit.target,
+                attempt=self.number,
+                value=progress.value,
+            )
+
+    def validate(self) -> tuple[str, str] | None:
+        """Validate the staged outputs; returns the failure class and what is wrong, or None."""
+        wanted = self.unit.options.get("validate") or {}
+        if isinstance(wanted, str):
+            wanted = {"0": wanted}
+        for name, position in self.unit.names.items():
+            if name in wanted:
+                wanted = {**wanted, str(position): wanted[name]}
+        for position, path in enumerate(self.staged):
+            validator = wanted.get(str(position), "")
+            problem = validators.check(validator, path)
+            if problem:
+                return "output_invalid", problem
+            command = validators.command(validator, path, python=self.unit.python)
+            if command:
+                size = os.path.getsize(self.log)
+                job = self.execute(command, Progress(None, self.log, self.progress_file))
+                if job.stopped:
+                    return job.stopped, f"{job.evidence} while validating {os.path.basename(path)}"
+                if job.exit_code != 0:
+                    said = validators.last_line(self.log, size)
+                    return "output_invalid", validators.rejection(validator, path, said)
+        return None
 
 
 def attempt(unit: Unit, lease: leases.Lease, number: int) -> bool:
     """Execute a unit under its lease; True when its target is published."""
-    run, target = unit.run, unit.target
-    began = time.time()
-    log = run.log(target, number)
-    _open_log(unit, log)
-    staged = publish.stage(run, target, number, unit.outputs)
-    progress_file = run.staged(target, number) + "/.progress"
-    owner = {
-        **processes.me(),
-        "target": target,
-        "session": unit.session,
-        "attempt": number,
-        "started": clock.iso(began),
-        "command_sha256": unit.digest,
-    }
-    # Named before the command starts: a guard killed in between must not hide the attempt.
-    lease.write(owner)
+    this = _Attempt(unit, lease, number)
+    _open_log(unit, this.log)
+    publish.stage(unit.run, unit.target, number, unit.outputs)
     emit(
-        run, "unit_start", target=target, rule=unit.rule, attempt=number, pid=owner["pid"], host=owner["host"]
+        unit.run,
+        "unit_start",
+        target=unit.target,
+        rule=unit.rule,
+        attempt=number,
+        pid=os.getpid(),
+        host=os.uname().nodename,
     )
+    began = time.monotonic()
     oom_before = _oom_kills()
-    job = execution.Execution(
-        _fill(unit.command, unit, staged),
-        log,
-        _environment(unit, number, progress_file),
-        lease.fd,
-        lease.path,
-    )
-    lease.write({**owner, "group": job.pid, "group_started": processes.started(job.pid)})
-    progress = Progress(unit.options.get("progress"), log, progress_file)
-    job.watch(
-        beat=lambda: _beat(unit, lease, progress, number),
-        beat_s=float(unit.options.get("beat", leases.HEARTBEAT_S)),
-        wall_s=unit.wall_s,
-        stall_s=unit.stall_s,
-        grace_s=unit.grace_s,
-        progress=progress,
-    )
-    record = new_record(unit, number, clock.iso(began))
+    progress = Progress(unit.options.get("progress"), this.log, this.progress_file)
+    job = this.execute(_fill(unit.command, unit, this.staged), progress)
+    record = new_record(unit, number, clock.iso(this.began))
     record.update(
         exit_code=job.exit_code,
         signal=job.signal,
@@ -66,17 +131,15 @@ def attempt(unit: Unit, lease: leases.Lease, number: int) -> bool:
     )
     if progress.value is not None:
         record["progress"] = progress.value
-    problem = job.evidence
-    invalid = False
+    failure_class, problem = job.stopped, job.evidence
     if job.stopped is None and job.exit_code == 0:
-        if os.path.lexists(progress_file):
-            os.unlink(progress_file)
-        problem = _validate(unit, staged, log)
-        if problem is None:
-            return _publish(unit, record, staged, job.started)
-        invalid = True
-    failure_class = job.stopped or ("output_invalid" if invalid else None)
-    return _fail(unit, record, log, failure_class, problem, _oom_kills() > oom_before, job.started)
+        if os.path.lexists(this.progress_file):
+            os.unlink(this.progress_file)
+        invalid = this.validate()
+        if invalid is None:
+            return _publish(unit, record, this.staged, began)
+        failure_class, problem = invalid
+    return _fail(unit, record, this.log, failure_class, problem, _oom_kills() > oom_before, began)
 
 
 def _publish(unit: Unit, record: dict[str, Any], staged: list[str], began: float) -> bool:
@@ -96,12 +159,21 @@ def _publish(unit: Unit, record: dict[str, Any], staged: list[str], began: float
         }
     records.append(run.attempts(target), record)
     publish.appear(staged, unit.outputs)
-    if os.path.exists(run.breakers):
-        closed = breaker.update(run, lambda table: [s for s in unit.scopes if breaker.succeed(table, s)])
-        for scope in closed:
-            emit(run, "breaker_closed", scope=scope)
+    _close_breakers(unit)
     _unit_end(unit, record, began)
     return True
+
+
+def _close_breakers(unit: Unit) -> None:
+    if not os.path.exists(unit.run.breakers):
+        return
+    try:
+        closed = breaker.update(unit.run, lambda table: [s for s in unit.scopes if breaker.succeed(table, s)])
+    except OSError as error:
+        unit.say(f"published, but its breakers stay as they were: {error}")
+        return
+    for scope in closed:
+        emit(unit.run, "breaker_closed", scope=scope)
 
 
 def _fail(
@@ -118,7 +190,7 @@ def _fail(
     run, target = unit.run, unit.target
     publish.discard(run, target)
     record["ended"] = clock.iso()
-    history = records.read(run.attempts(target))
+    history = attempts.read(run, target)
     try:
         failure.settle(
             run,
@@ -205,26 +277,6 @@ def _unit_end(unit: Unit, record: dict[str, Any], began: float) -> None:
     )
 
 
-def _validate(unit: Unit, staged: list[str], log: str) -> str | None:
-    wanted = unit.options.get("validate") or {}
-    if isinstance(wanted, str):
-        wanted = {"0": wanted}
-    for name, position in unit.names.items():
-        if name in wanted:
-            wanted = {**wanted, str(position): wanted[name]}
-    for position, path in enumerate(staged):
-        problem = validators.check(wanted.get(str(position), ""), path, python=unit.python, log=log)
-        if problem:
-            return problem
-    return None
-
-
-def _beat(unit: Unit, lease: leases.Lease, progress: Progress, number: int) -> None:
-    lease.beat()
-    if progress.changed and progress.value is not None:
-        emit(unit.run, "unit_progress", target=unit.target, attempt=number, value=progress.value)
-
-
 def _open_log(unit: Unit, log: str) -> None:
     """Start the attempt's log and give it the name of the rule's ``log:`` too, where Snakemake looks."""
     os.makedirs(os.path.dirname(log), exist_ok=True)
@@ -244,26 +296,12 @@ def _open_log(unit: Unit, log: str) -> None:
 
 def _fill(command: str, unit: Unit, staged: list[str]) -> str:
     """Put the staged paths where the command means its outputs."""
-    names = {"": " ".join(map(_quote, staged))}
-    names.update({f"[{number}]": _quote(path) for number, path in enumerate(staged)})
-    names.update({f".{name}": _quote(staged[position]) for name, position in unit.names.items()})
+    names = {"": " ".join(map(validators.quote, staged))}
+    names.update({f"[{number}]": validators.quote(path) for number, path in enumerate(staged)})
+    names.update({f".{name}": validators.quote(staged[position]) for name, position in unit.names.items()})
     for name, path in names.items():
         command = command.replace(f"__RIPRESA_OUTPUT{name}__", path)
     return command
-
-
-def _quote(text: str) -> str:
-    return text if set(text) <= _SAFE else "'" + text.replace("'", "'\"'\"'") + "'"
-
-
-def _environment(unit: Unit, number: int, progress_file: str) -> dict[str, str]:
-    return {
-        **os.environ,
-        "PATH": os.path.dirname(unit.python) + os.pathsep + os.environ.get("PATH", os.defpath),
-        "RIPRESA_TARGET": unit.target,
-        "RIPRESA_ATTEMPT": str(number),
-        "RIPRESA_PROGRESS": os.path.abspath(progress_file),
-    }
 
 
 def _oom_kills() -> int:
@@ -276,6 +314,8 @@ def _oom_kills() -> int:
     for path in (
         f"/sys/fs/cgroup{groups.get('', '/')}/memory.events",
         f"/sys/fs/cgroup/memory{groups.get('memory', '/')}/memory.oom_control",
+        # In a container the path may be that of the host, and what is mounted the group itself.
+        "/sys/fs/cgroup/memory/memory.oom_control",
     ):
         try:
             with open(path) as file:

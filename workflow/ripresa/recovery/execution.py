@@ -17,6 +17,8 @@ STOP_SIGNALS = {signals.SIGTERM, signals.SIGINT}
 """Signals that ask the guard to stop. A hang-up is ignored: a closed terminal stops no unit."""
 
 _WATCHED = STOP_SIGNALS | {signals.SIGCHLD}
+_LINGER_S = 1.0
+_KILLED_S = 5.0
 _TICK_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -25,6 +27,8 @@ def listen() -> None:
     """Collect the signals that `Execution.watch` waits for instead of dying of them."""
     signals.pthread_sigmask(signals.SIG_BLOCK, _WATCHED)
     signals.signal(signals.SIGHUP, signals.SIG_IGN)
+    # Whoever started the guard may have ignored it, and then no exit code would reach the guard.
+    signals.signal(signals.SIGCHLD, signals.SIG_DFL)
 
 
 def pause(seconds: float) -> bool:
@@ -41,9 +45,9 @@ class Execution:
     """A running command and, after `watch`, what came of it."""
 
     def __init__(
-        self, command: str, log: str, environment: dict[str, str], lease_fd: int, lease: str
+        self, command: str, log: str, environment: dict[str, str], lease_fd: int, lifeline: processes.Lifeline
     ) -> None:
-        self.lease = lease
+        self.lifeline = lifeline
         self.exit_code: int | None = None
         self.signal: int | None = None
         self.stopped: str | None = None
@@ -54,6 +58,7 @@ class Execution:
         log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         os.set_inheritable(lease_fd, True)
+        os.set_inheritable(lifeline.fd, True)
         try:
             self.pid = os.posix_spawn(
                 "/bin/bash",
@@ -71,6 +76,7 @@ class Execution:
         finally:
             os.close(log_fd)
             os.close(null)
+            lifeline.let_go()
             os.set_inheritable(lease_fd, False)
         self.started = time.monotonic()
 
@@ -84,7 +90,7 @@ class Execution:
         grace_s: float,
         progress: Progress,
     ) -> None:
-        """Wait for the command, ending it at a limit or when told to stop; then clear its group."""
+        """Wait for the command, ending it at a limit or when told to stop; then end what it left behind."""
         end = self.started + wall_s if wall_s else None
         kill_at: float | None = None
         next_beat = self.started + beat_s
@@ -103,7 +109,7 @@ class Execution:
                     "cancelled", f"signal {info.si_signo} from outside", now, grace_s, kill_at
                 )
             if kill_at is not None and now >= kill_at:
-                self._kill()
+                self._signal(signals.SIGKILL)
                 kill_at = now + 1.0
             if end is not None and now >= end and kill_at is None:
                 kill_at = self._stop(
@@ -117,15 +123,22 @@ class Execution:
                 if stall_s is not None and idle >= stall_s and kill_at is None:
                     why = f"no progress for {idle:.0f} s ({progress.what})"
                     kill_at = self._stop("hang", why, now, grace_s, None)
-        self._clear(grace_s)
+        self._clear(now + grace_s if kill_at is None else kill_at)
+
+    def abandon(self) -> None:
+        """End the command at once: what its guard cannot watch must not go on."""
+        self._signal(signals.SIGKILL)
+        if self.exit_code is None and self.signal is None:
+            os.waitpid(self.pid, 0)
+        self._gone_by(time.monotonic() + _KILLED_S)
 
     def _stop(self, why: str, evidence: str, now: float, grace_s: float, kill_at: float | None) -> float:
         if kill_at is not None:
             return now
         self.stopped, self.evidence = why, evidence
-        self._signal_group(signals.SIGTERM)
+        self._signal(signals.SIGTERM)
         # A stopped (SIGSTOP) process takes the signal only once it goes on.
-        self._signal_group(signals.SIGCONT)
+        self._signal(signals.SIGCONT)
         return now + grace_s
 
     def _signal_group(self, number: int) -> bool:
@@ -135,11 +148,12 @@ class Execution:
             return False
         return True
 
-    def _kill(self) -> None:
-        """Kill the group, and what left it but still holds the lease."""
-        self._signal_group(signals.SIGKILL)
-        for pid in processes.holders(self.lease):
-            processes.kill(pid, signals.SIGKILL)
+    def _signal(self, number: int) -> None:
+        """Signal the group, and what left it but still has the lifeline."""
+        self._signal_group(number)
+        for pid in self.lifeline.holders():
+            if processes.group_of(pid) != self.pid:
+                processes.kill(pid, number)
 
     def _reap(self) -> bool:
         pid, status, usage = os.wait4(self.pid, os.WNOHANG)
@@ -153,16 +167,32 @@ class Execution:
         self.max_rss_mb = max(self.max_rss_mb, usage.ru_maxrss / 1024)
         return True
 
-    def _clear(self, grace_s: float) -> None:
-        """End what the command left behind in its group, so that nothing writes after publishing."""
-        if not self._signal_group(signals.SIGTERM):
+    def _clear(self, kill_at: float) -> None:
+        """End what the command left behind, so that nothing writes after publishing."""
+        if not self._left():
             return
-        end = time.monotonic() + grace_s
-        while time.monotonic() < end:
-            if not self._signal_group(0):
+        # What ends by itself in a moment (`command > >(gzip > file)`) loses nothing.
+        if self.stopped is None:
+            if self._gone_by(min(time.monotonic() + _LINGER_S, kill_at)):
                 return
-            time.sleep(0.01)
-        self._kill()
+            self._signal(signals.SIGTERM)
+            self._signal(signals.SIGCONT)
+        if not self._gone_by(kill_at):
+            self._signal(signals.SIGKILL)
+            self._gone_by(time.monotonic() + _KILLED_S)
+
+    def _gone_by(self, end: float) -> bool:
+        """Wait until nothing is left of the command; False if something is by then, or a stop is asked."""
+        while self._left():
+            left = end - time.monotonic()
+            if left <= 0 or signals.sigtimedwait(STOP_SIGNALS, min(0.02, left)) is not None:
+                return False
+        return True
+
+    def _left(self) -> bool:
+        """Whether anything that descends from the command still runs."""
+        # What closes inherited files may still be in the group; asking for that first is cheap.
+        return not self.lifeline.cut() or (self._signal_group(0) and bool(processes.group(self.pid)))
 
     def _sample(self) -> float:
         """Memory (the peak is kept) and CPU seconds of the group now, from /proc."""

@@ -101,7 +101,7 @@ def progressed(record: dict[str, Any], history: list[dict[str, Any]]) -> bool:
     try:
         here = float(record.get("progress") or 0.0)
         before = [float(r.get("progress") or 0.0) for r in policy.since_reset(history, record["session"])]
-    except ValueError:
+    except (TypeError, ValueError):
         return False
     return here > max(before, default=0.0)
 
@@ -117,6 +117,10 @@ def _tell_breakers(run: Run, record: dict[str, Any], rules: policy.Policy, now: 
         breaker.give_back(table, (scope for scope in record["scopes"] if scope not in counted))
         return [scope for scope in counted if breaker.fail(table, scope, now, settings) == breaker.OPEN]
 
-    for scope in breaker.update(run, change):
+    try:
+        opened = breaker.update(run, change)
+    except OSError:
+        return  # a full disk, most likely: what happened to the unit is the more important to write down
+    for scope in opened:
         until = breaker.load(run).get(scope, {}).get("until")
         emit(run, "breaker_opened", scope=scope, until=until, failure_class=record["failure_class"])

@@ -8,8 +8,9 @@ docs/recovery.md: take or adopt, check that the unit may run, execute, settle.
 from __future__ import annotations
 
 import sys
+import time
 
-from ripresa.journal import leases, processes, records
+from ripresa.journal import attempts, leases, processes
 from ripresa.recovery import admission, adoption, execution
 from ripresa.recovery.attempt import attempt
 from ripresa.recovery.unit import Unit, parse, say
@@ -30,12 +31,13 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         # The journal itself cannot be written (full disk, lost mount). Without a record nothing keeps
         # Snakemake from offering the unit at once again, so the guard waits here.
-        unit.say(f"cannot write the journal: {error}; free space or repair {unit.run.dir}")
+        unit.say(f"cannot use the journal: {error}; free space or repair {unit.run.dir}")
         execution.pause(30.0 * _time_scale(unit))
         return GAVE_UP
 
 
 def _run(unit: Unit) -> int:
+    began = time.time()
     vigil = None
     while True:
         lease = leases.acquire(unit.run, unit.target)
@@ -48,31 +50,34 @@ def _run(unit: Unit) -> int:
                 return GAVE_UP
             continue
         try:
-            return _with_lease(unit, lease, vigil is not None)
+            return _with_lease(unit, lease, began)
         finally:
             lease.release()
 
 
-def _with_lease(unit: Unit, lease: leases.Lease, waited: bool) -> int:
-    path = unit.run.attempts(unit.target)
+def _with_lease(unit: Unit, lease: leases.Lease, began: float) -> int:
     adoption.close_interrupted(unit, lease)
     lease.write({**processes.me(), "target": unit.target, "session": unit.session})
-    last = records.last(path) or {}
-    if adoption.finished(unit, last, waited):
-        return DONE if adoption.adopt(unit, last) else GAVE_UP
+    last = attempts.last(unit.run, unit.target)
+    if adoption.adopt(unit, last, began):
+        return DONE
     refusal = admission.refusal(unit, last)
     if refusal is not None:
         unit.say(refusal)
         return GAVE_UP
-    if waited and last.get("decision") == "retry" and last.get("session") != unit.session:
-        # The adopted attempt failed; whether and when to go on is the scheduler's to decide.
-        unit.say(f"the adopted attempt {last.get('attempt')} failed")
+    if adoption.failed_meanwhile(unit, last, began):
+        # Whether and when to go on is the scheduler's to decide.
+        unit.say(f"the adopted attempt {last['attempt']} failed")
         return GAVE_UP
     if not admission.may_start(unit, last):
         return NOT_NOW
-    return DONE if attempt(unit, lease, int(last.get("attempt") or 0) + 1) else GAVE_UP
+    return DONE if attempt(unit, lease, last.get("attempt", 0) + 1) else GAVE_UP
 
 
 def _time_scale(unit: Unit) -> float:
-    policy = records.read_json(unit.run.recovery)
-    return float(policy.get("time_scale", 1.0)) if isinstance(policy, dict) else 1.0
+    from ripresa.recovery import policy
+
+    try:
+        return float(policy.load(unit.run)["time_scale"])
+    except OSError:
+        return 1.0

@@ -9,6 +9,7 @@ from ripresa.journal.paths import Run
 
 Record = dict[str, Any]
 Policy = dict[str, Any]
+RETRIES = ("yes", "tentative", "next_run", "no")
 
 
 class Decision(NamedTuple):
@@ -21,9 +22,28 @@ class Decision(NamedTuple):
 
 
 def load(run: Run) -> Policy:
-    """The recovery policy of a run as its controller resolved it, or the packaged default."""
+    """The recovery policy of a run as its controller resolved it, or the packaged default.
+
+    A damaged file counts as none; the controller writes it anew at its start.
+    """
     policy = records.read_json(run.recovery)
-    return policy if isinstance(policy, dict) and "classes" in policy else default()
+    return policy if _usable(policy) else default()
+
+
+def _usable(policy: Any) -> bool:
+    """Whether `decide` and the breakers can work with a document; config/ is checked by a schema before."""
+    try:
+        numbers = [policy["time_scale"], *policy.get("breaker", {}).values()]
+        for rule in policy["classes"].values():
+            numbers += rule.get("delays_min") or []
+            numbers += [rule.get(name, 0) for name in ("budget", "cap", "jitter")]
+            if rule["retry"] not in RETRIES or not isinstance(rule.get("changes") or {}, dict):
+                return False
+            if not isinstance(rule.get("scope") or [], str | list):
+                return False
+    except (AttributeError, KeyError, TypeError):
+        return False
+    return "unknown" in policy["classes"] and all(isinstance(number, int | float) for number in numbers)
 
 
 def default() -> Policy:

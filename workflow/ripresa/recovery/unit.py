@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from ripresa.journal import publish, records
+from ripresa.journal import leases, publish, records
 from ripresa.journal.paths import Run
 
 TYPE_CHECKING = False
@@ -57,6 +57,12 @@ class Unit:
     def python(self) -> str:
         """The interpreter of the campaign."""
         return os.environ.get("RIPRESA_PYTHON") or sys.executable
+
+    @property
+    def beat_s(self) -> float:
+        """The time between two looks at the command; a short stall limit needs frequent ones."""
+        often = float(self.options.get("beat", leases.HEARTBEAT_S))
+        return min(often, self.stall_s / 4) if self.stall_s else often
 
     @property
     def wall_s(self) -> float | None:
@@ -134,5 +140,35 @@ def parse(arguments: list[str], text: str) -> Unit:
         + [f"{kind}:{name}" for kind, _, name in (s.partition("=") for s in options["--scope"])],
         resources=dict(item.split("=", 1) for item in options["--resource"]),
         log=log,
-        options=records.read_json(run.guard(digest)) or {},
+        options=_options(run, rule, digest),
+    )
+
+
+def _options(run: Run, rule: str, digest: str) -> dict[str, Any]:
+    """The options that the rule file gave to `guard`. Without them a wrong output could be published."""
+    path = run.guard(digest)
+    try:
+        options = records.read_json(path)
+    except OSError as error:
+        raise ValueError(f"cannot read the options of rule {rule}: {error}") from None
+    if options == {} or (isinstance(options, dict) and _usable(options)):
+        return options
+    state = "damaged" if os.path.lexists(path) else "missing"
+    raise ValueError(
+        f"the options of rule {rule} in {path} are {state}; call snakemake again to restore them"
+    )
+
+
+def _usable(options: dict[str, Any]) -> bool:
+    import re
+
+    validate, progress = options.get("validate", ""), options.get("progress", "")
+    numbers = [options.get(name, 0) for name in ("wall", "stall", "grace", "beat")]
+    try:
+        re.compile(progress.partition(":")[2])
+    except (AttributeError, re.error):
+        return False
+    texts = list(validate.values()) if isinstance(validate, dict) else [validate]
+    return all(isinstance(text, str) for text in texts) and all(
+        isinstance(number, int | float) and number >= 0 for number in numbers
     )

@@ -10,8 +10,9 @@ A validator is written ``kind`` or ``kind:rest``:
   them, has this shape and at least this fraction of finite pixels (0 < finite by default).
 - ``command:TEXT``: exits 0; ``{}`` stands for the file.
 
-`check` runs the light ones in place. The others need libraries and run as a process of their own
-(``python -m ripresa.recovery.validators KIND FILE``), so that the guard stays quick to start.
+`check` runs the light ones in place. For the others `command` says what the guard is to run, under the
+same watch as the unit's own command; those that need libraries are
+``python -m ripresa.recovery.validators KIND FILE``, so that the guard stays quick to start.
 """
 
 from __future__ import annotations
@@ -19,21 +20,45 @@ from __future__ import annotations
 import os
 import sys
 
-from ripresa.recovery import signals
+_SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./-_")
 
 
-def check(validator: str, path: str, *, python: str, log: str) -> str | None:
-    """Validate one staged output; None if it is valid, else one line that says what is wrong."""
+def check(validator: str, path: str) -> str | None:
+    """Validate one staged output as far as that is quick; None or one line that says what is wrong."""
     problem = _present(path, empty_ok=validator == "empty-ok")
-    if problem or validator in ("", "empty-ok"):
-        return problem
-    if validator == "json":
-        return _json(path)
+    return _json(path) if problem is None and validator == "json" else problem
+
+
+def command(validator: str, path: str, *, python: str) -> str | None:
+    """The shell command that does the rest of a validation by exiting with 0; None if nothing is left."""
+    if validator in ("", "empty-ok", "json"):
+        return None
     kind, _, rest = validator.partition(":")
     if kind == "command":
-        text = rest.replace("{}", "'" + path.replace("'", "'\\''") + "'")
-        return _run(["/bin/bash", "-c", "set -euo pipefail; " + text], f"{rest} rejected {path}", log)
-    return _run([python, "-m", "ripresa.recovery.validators", validator, path], None, log)
+        return rest.replace("{}", quote(path))
+    # -P: a file of the checkout must not stand in for a module of the same name.
+    return " ".join(map(quote, [python, "-P", "-m", "ripresa.recovery.validators", validator, path]))
+
+
+def rejection(validator: str, path: str, said: str) -> str:
+    """What is wrong with an output whose validation failed; ``said`` is the last line of its output."""
+    kind, _, rest = validator.partition(":")
+    if kind == "command":
+        return f"{rest} rejected {os.path.basename(path)}: {said}" if said else f"{rest} rejected {path}"
+    return said or f"the validation of {os.path.basename(path)} as {validator} failed"
+
+
+def last_line(log: str, offset: int) -> str:
+    """The last line that was written to a log after a position, at most 2000 characters of it."""
+    with open(log, "rb") as file:
+        file.seek(max(offset, os.fstat(file.fileno()).st_size - 8192))
+        lines = file.read().decode("utf-8", "replace").strip().splitlines()
+    return lines[-1][:2000] if lines else ""
+
+
+def quote(text: str) -> str:
+    """`shlex.quote` without what it imports."""
+    return text if text and set(text) <= _SAFE else "'" + text.replace("'", "'\"'\"'") + "'"
 
 
 def _present(path: str, *, empty_ok: bool) -> str | None:
@@ -56,29 +81,6 @@ def _json(path: str) -> str | None:
     except (OSError, ValueError, RecursionError) as error:
         return f"output {os.path.basename(path)} is not valid JSON: {error}"
     return None
-
-
-def _run(argv: list[str], problem: str | None, log: str) -> str | None:
-    """Run a validator; its output goes to the attempt's log, its last line is the problem."""
-    read, write = os.pipe()
-    pid = os.posix_spawn(
-        argv[0],
-        argv,
-        os.environ,
-        file_actions=[(os.POSIX_SPAWN_DUP2, write, 1), (os.POSIX_SPAWN_DUP2, write, 2)],
-        setsigmask=[],
-        setsigdef=[signals.SIGHUP],
-    )
-    os.close(write)
-    with open(read, "rb") as pipe:
-        output = pipe.read()
-    _, status = os.waitpid(pid, 0)
-    if os.waitstatus_to_exitcode(status) == 0:
-        return None
-    with open(log, "ab") as file:
-        file.write(output)
-    lines = output.decode("utf-8", "replace").strip().splitlines()
-    return (problem or (lines[-1] if lines else f"{argv[0]} failed"))[:2000]
 
 
 def _options(rest: str) -> dict[str, str]:
@@ -168,8 +170,8 @@ def main(arguments: list[str]) -> int:
         return 1
     try:
         problem = validate(rest, arguments[1])
-    except OSError as error:
-        problem = f"cannot validate {arguments[1]}: {error}"
+    except Exception as error:  # of whatever kind a library raises for a file or schema it cannot take
+        problem = f"cannot validate {os.path.basename(arguments[1])} as {arguments[0]}: {error!r}"
     if problem:
         print(problem)
     return 1 if problem else 0

@@ -1,0 +1,48 @@
+"""The attempt records of a unit (contract C4), free of what a crash or a stray hand put among them."""
+
+from __future__ import annotations
+
+from ripresa.journal import records
+from ripresa.journal.paths import Run
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_TEXTS = (
+    "outcome", "decision", "failure_class", "evidence", "not_before", "started", "ended", "session",
+    "command_sha256", "output_sha256",
+)  # fmt: skip
+_TABLES = ("outputs", "resources", "changes")
+_MOST = 10**9
+
+
+def read(run: Run, target: str) -> list[dict[str, Any]]:
+    """All attempt records of a target, oldest first."""
+    return [record for record in map(_sound, records.iterate(run.attempts(target))) if record is not None]
+
+
+def last(run: Run, target: str) -> dict[str, Any]:
+    """The newest attempt record of a target; empty if there is none."""
+    path = run.attempts(target)
+    newest = records.last(path)
+    if newest is None:
+        return {}
+    record = _sound(newest)
+    return record if record is not None else next(iter(read(run, target)[-1:]), {})
+
+
+def _sound(record: dict[str, Any]) -> dict[str, Any] | None:
+    """The record without fields of a wrong type; None if it numbers no attempt."""
+    number = record.get("attempt")
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 < number < _MOST:
+        return None
+    for name in _TEXTS:
+        if not isinstance(record.get(name, ""), str):
+            record[name] = None
+    for name in _TABLES:
+        if not isinstance(record.get(name, {}), dict):
+            record[name] = None
+    scopes = record.get("scopes")
+    record["scopes"] = [s for s in scopes if isinstance(s, str)] if isinstance(scopes, list) else []
+    return record
