@@ -19,6 +19,7 @@ from snakemake_interface_logger_plugins.settings import LogHandlerSettingsBase
 
 from ripresa.journal import publish, records
 from ripresa.journal.paths import Run
+from snakemake_logger_plugin_journal import plan
 from snakemake_logger_plugin_journal.board import Board, Job
 from snakemake_logger_plugin_journal.chronicle import Chronicle, Follower
 from snakemake_logger_plugin_journal.view import Lines, LiveLines
@@ -100,7 +101,10 @@ class LogHandler(LogHandlerBase):
         return False
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self.common_settings.dryrun or self._stop.is_set():
+        if self.common_settings.dryrun:
+            plan.note(record)
+            return
+        if self._stop.is_set():
             return
         try:
             self._take(record)
@@ -153,7 +157,9 @@ class LogHandler(LogHandlerBase):
         output = told.get("output") or []
         target = self._run.target_of(output[0]) if self._run and output else None
         name = target or (output[0] if output else told["rule_name"])
-        self._board.begin(told["jobid"], Job(name, target, (told.get("shellcmd") or "").strip(), record.created))
+        self._board.begin(
+            told["jobid"], Job(name, target, (told.get("shellcmd") or "").strip(), record.created)
+        )
         return bool(self.common_settings.printshellcmds or told.get("rule_msg"))
 
     def _job_finished(self, record: logging.LogRecord, lines: Lines | None) -> bool:

@@ -1,4 +1,4 @@
-"""The command `ripresa`: what a campaign did, does and will do, and what a person should do (docs/commands.md).
+"""The command `ripresa`: what a campaign did and will do, and what a person should do (docs/commands.md).
 
 Every command is a module of its name with a function ``answer(arguments) -> Answer``; it is imported
 when it is called, so that `ripresa status` need not wait for what only `ripresa doctor` uses.
@@ -42,8 +42,8 @@ def _print(answer: Answer, *, json: bool) -> int:
         show(answer, json=json)
         sys.stdout.flush()
     except BrokenPipeError:
-        return _reader_left(answer.code)
-    return answer.code
+        _reader_left(answer.code)
+    return _say("\n".join(answer.errors), answer.code)
 
 
 def _reader_left(code: int) -> int:

@@ -1,7 +1,6 @@
 """What a person should do about a unit, if anything: one line."""
 
 import re
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,7 +36,7 @@ _REMEDIES = {
     "node": "check the machine on which it ran",
     "preempted": "use a partition or hours without preemption",
     "time_limit": "give the unit more time (runtime, or wall of its guard), or make it smaller",
-    "hang": "find out in its log where it stopped; if it works silently, declare progress= or a longer stall=",
+    "hang": "see in its log where it stopped; if it merely is silent, declare progress= or a longer stall=",
     "disk": "free space, or raise the quota, on the file system of the evidence",
     "file_system": "check the file system (mount, server, kernel log)",
     "configuration": "correct the option or file that the evidence names",
@@ -98,9 +97,3 @@ def _remedy(record: Mapping[str, Any]) -> str:
     if failure_class == "disk" and (path := _PATH.search(evidence)):
         return f"free space on the file system of {path['path']} on {host}"
     return remedy
-
-
-def local(text: Any) -> str:
-    """A time of the journal for people: local, to the second."""
-    since = clock.seconds(text)
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since)) if since else "?"

@@ -2,8 +2,11 @@
 
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
+
+from ripresa.journal import clock
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _STYLES = {
@@ -31,11 +34,12 @@ class Table(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """``document`` is the JSON, ``text`` makes the same for people, ``code`` is the exit code."""
+    """``document`` is the JSON, ``text`` makes the same for people; ``errors`` go to stderr, line by line."""
 
     document: Any
     text: Callable[[], Iterable[str | Table]]
     code: int = 0
+    errors: tuple[str, ...] = ()
 
 
 def show(answer: Answer, *, json: bool) -> None:
@@ -63,6 +67,12 @@ def lasted(seconds: float) -> str:
             whole, rest = divmod(int(seconds), size)
             return f"{whole} {unit} {rest // smaller} {part}"
     return ""
+
+
+def local(text: Any) -> str:
+    """A time of the journal for people: local, to the second."""
+    since = clock.seconds(text)
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since)) if since else "?"
 
 
 def count(number: int, word: str) -> str:

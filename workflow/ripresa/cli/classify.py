@@ -73,6 +73,7 @@ def _signal(text: str) -> int:
 
 
 def _text(document: dict[str, Any]) -> Iterable[str]:
-    yield f"{document['class']}: {'worth another try' if document['retry'] else 'the same again would fail again'}"
+    retry = "worth another try" if document["retry"] else "the same again would fail again"
+    yield f"{document['class']}: {retry}"
     yield f"  evidence  {printable(document['evidence'])}"
     yield f"  rule      {document['rule']}"

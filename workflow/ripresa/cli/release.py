@@ -31,7 +31,8 @@ def answer(arguments: argparse.Namespace) -> Answer:
     if wanted and not released and not refused:
         raise Refusal(f"of {count(len(wanted), 'unit')} that the pattern names none is stopped", 1)
     document = {"run_id": run.run_id, "released": released, "refused": refused}
-    return Answer(document, lambda: _text(document), 1 if refused else 0)
+    errors = tuple(f"{refusal['target']}: not released, it {refusal['reason']}" for refusal in refused)
+    return Answer(document, lambda: _text(document), 1 if refused else 0, errors)
 
 
 def _release(run: Run, target: str) -> str | None:
@@ -80,13 +81,11 @@ def _record(run: Run, target: str, last: dict[str, Any]) -> dict[str, Any]:
         "pid": os.getpid(),
         "started": now,
         "ended": now,
-        "session": last.get("session"),
+        "session": None,
     }
 
 
 def _text(document: dict[str, Any]) -> Iterable[str | Table]:
-    for refusal in document["refused"]:
-        yield f"{refusal['target']}: not released, it {refusal['reason']}"
     released = document["released"]
     yield from (f"{target}: released" for target in released)
     if released:

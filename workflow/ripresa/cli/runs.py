@@ -49,7 +49,7 @@ def existing() -> list[str]:
 
 @cache
 def configured(run_id: str | None = None) -> dict[str, Any]:
-    """The configuration of this directory (for another ``run_id``); refuses with all that is wrong with it."""
+    """The configuration here (for another ``run_id``); refuses with all that is wrong with it."""
     if not os.path.isdir(CONFIG):
         raise Refusal(
             f"{CONFIG}/ does not exist here; call ripresa from the checkout, or name a run with --run"

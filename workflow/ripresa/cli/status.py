@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ripresa.cli import runs
-from ripresa.cli.answers import Answer, Refusal, Table, count, cut, lasted, printable
+from ripresa.cli.answers import Answer, Refusal, Table, count, cut, lasted, local, printable
 from ripresa.journal import clock, controller, leases, records, state
 from ripresa.journal.paths import Run
 from ripresa.recovery import breaker
@@ -98,7 +98,8 @@ def _text(
     if hidden:
         yield f"  ... and {hidden} more; ripresa plan shows what they change"
     for scope, until in document["breakers"].items():
-        yield f"breaker open: {printable(scope)} for {lasted(clock.seconds(until) - now)}, until {_time(until)}"
+        wait = lasted(clock.seconds(until) - now)
+        yield f"breaker open: {printable(scope)} for {wait}, until {local(until)}"
     wanted = [unit for unit in units if everything or unit.state != state.COMPLETED]
     wanted.sort(key=lambda unit: _ORDER.index(unit.state))
     listed, hidden = (wanted, 0) if everything else cut(wanted, SHOWN)
@@ -113,7 +114,7 @@ def _row(run: Run, unit: state.UnitState, now: float) -> tuple[str, ...]:
     reason = printable(unit.reason)
     if unit.state == state.WAITING:
         wait = lasted(clock.seconds(unit.not_before) - now)
-        reason = f"again in {wait} at {_time(unit.not_before)}: {reason}"
+        reason = f"again in {wait} at {local(unit.not_before)}: {reason}"
     elif unit.state == state.RUNNING:
         owner = leases.owner(run.lease(unit.target)) or {}
         since = clock.seconds(owner.get("started"))
@@ -125,11 +126,6 @@ def _controller(holder: dict[str, Any] | None, now: float, unfinished: bool) -> 
     if holder is None:
         return f"none{'; `snakemake --rerun-incomplete` goes on' if unfinished else ''}"
     since = clock.seconds(holder.get("started"))
-    for_long = f" for {lasted(now - since)}, since {_time(holder.get('started'))}" if since else ""
+    for_long = f" for {lasted(now - since)}, since {local(holder.get('started'))}" if since else ""
     who = f"process {printable(holder.get('pid', '?'))} on {printable(holder.get('host', '?'))}"
     return f"{who}{for_long}"
-
-
-def _time(text: Any) -> str:
-    """A time of the journal for people: local, to the second."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(clock.seconds(text)))

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ripresa.cli import runs
-from ripresa.cli.advice import advise, local
-from ripresa.cli.answers import Answer, Table, lasted, printable
+from ripresa.cli.advice import advise
+from ripresa.cli.answers import Answer, Table, lasted, local, printable
 from ripresa.journal import clock, controller, leases, records, state
 from ripresa.journal.paths import Run
 
@@ -70,7 +70,8 @@ def _attempt(run: Run, record: dict[str, Any]) -> Iterable[str]:
         yield f"released by hand at {local(record.get('ended'))} on {_where(record)}"
         return
     if outcome == "adopted":
-        yield f"attempt {number}: adopted at {local(record.get('adopted'))}: its result counts, nothing ran again"
+        when = local(record.get("adopted"))
+        yield f"attempt {number}: adopted at {when}: its result counts, nothing ran again"
         return
     length = f" ({lasted(ended - began)})" if 0 < began <= ended else ""
     yield f"attempt {number}: {outcome}, {local(record.get('started'))}{length} on {_where(record)}"

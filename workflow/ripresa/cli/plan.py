@@ -1,0 +1,162 @@
+"""`ripresa plan`: what the next call of snakemake would run, and why."""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from ripresa.cli import runs
+from ripresa.cli.answers import Answer, Refusal, Table, count, cut, local, printable
+from ripresa.journal import records, state
+from ripresa.journal.paths import Run
+
+SHOWN = 20
+
+# How Snakemake's reasons begin, and what they are called here.
+_REASONS = {
+    "Missing output files": "not made yet",
+    "Incomplete output files": "cut short",
+    "Updated input files": "input changed",
+    "Input files updated by another job": "input is made anew",
+    "Set of input files has changed": "other inputs",
+    "Code has changed": "command changed",
+    "Params have changed": "parameters changed",
+    "Software environment definition": "software changed",
+    "Forced execution": "forced",
+}
+
+
+def answer(arguments: argparse.Namespace) -> Answer:
+    """Asks Snakemake itself, in a dry run; exit code 2 for a configuration it refuses, 1 for rules."""
+    run = runs.named(arguments)
+    changes = _changes(run, arguments.run)
+    jobs = [job for job in _dry_run(arguments) if job["output"]]
+    known = {unit.target: unit for unit in state.states(run)}
+    units = [_unit(run, job, known) for job in jobs]
+    held = [u for u in units if u["state"] in (state.WAITING, state.QUARANTINED, state.RUNNING)]
+    document = {
+        "run_id": run.run_id,
+        "changes": changes,
+        "rules": _by_rule(units),
+        "units": units,
+        "held": [unit["target"] for unit in held],
+    }
+    return Answer(document, lambda: _text(document, held))
+
+
+def _changes(run: Run, run_id: str | None) -> list[str]:
+    """What is configured differently than when the run last started."""
+    if run_id is not None and not os.path.isdir(runs.CONFIG):
+        return []  # a campaign of its own making, without our configuration
+    config = runs.configured(run_id)
+    from ripresa.configuration import ConfigurationError, check_resume
+
+    try:
+        return check_resume(run.dir, config)
+    except ConfigurationError as error:
+        raise Refusal(str(error)) from None
+
+
+def _dry_run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The jobs that Snakemake would run, as its logger plugin `journal` notes them."""
+    options = list(arguments.snakemake)
+    if arguments.run is not None and os.path.isdir(runs.CONFIG):
+        options += ["--config", f"run_id={arguments.run}"]
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/jobs.jsonl"
+        done = subprocess.run(
+            [sys.executable, "-m", "snakemake", "--dry-run", "--nocolor", "--logger", "journal", *options],
+            env={**os.environ, "RIPRESA_PLAN": file},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode:
+            raise Refusal(f"snakemake cannot plan: {_error(done.stderr)}", 1)
+        return records.read(file)
+
+
+def _error(text: str) -> str:
+    """The error in what Snakemake printed, as one line."""
+    lines = [printable(line).strip() for line in text.splitlines() if line.strip()]
+    first = next((n for n, line in enumerate(lines) if "Error" in line or "error" in line), len(lines) - 1)
+    return " ".join(lines[max(first, 0) :])[:500] or "it said nothing; call snakemake --dry-run"
+
+
+def _unit(run: Run, job: dict[str, Any], known: dict[str, state.UnitState]) -> dict[str, Any]:
+    path = job["output"][0]
+    target = run.target_of(path) or path
+    unit = known.get(target)
+    return {
+        "target": target,
+        "rule": job["rule"],
+        "reason": printable(job.get("reason")),
+        "reasons": _short(str(job.get("reason"))),
+        "state": unit.state if unit else state.PENDING,
+        "failure_class": unit.failure_class if unit else None,
+        "not_before": unit.not_before if unit else None,
+    }
+
+
+def _short(reason: str) -> list[str]:
+    parts = reason.split("; ")
+    return [name for start, name in _REASONS.items() if any(p.startswith(start) for p in parts)] or ["always"]
+
+
+def _by_rule(units: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    rules: dict[str, Counter[str]] = {}
+    for unit in units:
+        rules.setdefault(unit["rule"], Counter()).update(unit["reasons"])
+    numbers = Counter(unit["rule"] for unit in units)
+    return [
+        {"rule": rule, "units": numbers[rule], "reasons": dict(reasons.most_common())}
+        for rule, reasons in rules.items()
+    ]
+
+
+def _text(document: dict[str, Any], held: list[dict[str, Any]]) -> Iterable[str | Table]:
+    changes = document["changes"]
+    if changes:
+        yield f"configuration: {count(len(changes), 'value')} changed since the run started"
+        listed, hidden = cut(changes, SHOWN)
+        yield from (f"  {printable(change)}" for change in listed)
+        if hidden:
+            yield f"  ... and {hidden:,} more"
+    number = len(document["units"])
+    yield (
+        f"run {document['run_id']}: {count(number, 'unit')} would run"
+        if number
+        else (f"run {document['run_id']}: nothing would run")
+    )
+    if document["rules"]:
+        yield ""
+        yield Table(("RULE", "UNITS", "WHY"), [_rule_row(rule) for rule in document["rules"]])
+    if held:
+        listed, hidden = cut(held, SHOWN)
+        yield ""
+        yield Table(
+            ("STATE", "TARGET", "WHAT HAPPENS"), [(u["state"], u["target"], _then(u)) for u in listed]
+        )
+        if hidden:
+            yield f"... and {hidden:,} more; --json lists all"
+
+
+def _rule_row(rule: dict[str, Any]) -> tuple[str, ...]:
+    reasons = rule["reasons"]
+    if set(reasons.values()) == {rule["units"]}:
+        return rule["rule"], f"{rule['units']:,}", ", ".join(reasons)
+    return rule["rule"], f"{rule['units']:,}", ", ".join(f"{name} ({n:,})" for name, n in reasons.items())
+
+
+def _then(unit: dict[str, Any]) -> str:
+    if unit["state"] == state.WAITING:
+        return f"not before {local(unit['not_before'])} ({unit['failure_class']})"
+    if unit["state"] == state.RUNNING:
+        return "is being executed: its result is adopted"
+    return f"refused ({unit['failure_class']}), unless it changed; ripresa why says what to do"
