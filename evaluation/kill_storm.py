@@ -68,7 +68,7 @@ printf 'second half of %s %s\\n' $kind $n >> $output
 """
 
 CALL = [
-    sys.executable, "-m", "snakemake", "--rerun-incomplete", "--cores", "4", "--keep-going", "--nolock",
+    sys.executable, "-m", "snakemake", "--rerun-incomplete", "--cores", "2", "--keep-going", "--nolock",
     "--retries", "100", "--scheduler", "recovery", "--logger", "journal", "--workflow-profile", "none",
 ]  # fmt: skip
 
@@ -132,7 +132,7 @@ def storm(directory: Path, kills: int, rng: random.Random) -> Counter[str]:
     for number in range(kills):
         with open(directory / "output.log", "ab") as log:
             controller = subprocess.Popen(CALL, cwd=directory, stdout=log, stderr=log, start_new_session=True)
-        time.sleep(rng.uniform(0.2, 4.0))
+        time.sleep(rng.uniform(0.3, 4.0))
         if controller.poll() is not None:
             done["ended before the kill"] += 1
         elif number % 2:
@@ -156,7 +156,7 @@ def overlaps(history: list[dict[str, object]]) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--units", type=int, default=300)
+    parser.add_argument("--units", type=int, default=500)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
