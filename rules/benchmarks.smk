@@ -9,47 +9,60 @@ asked = [sys.executable, "workflow/scripts/benchmark_plan.py", json.dumps(config
 answer = subprocess.run(asked, capture_output=True, text=True)
 if answer.returncode:
     raise WorkflowError(answer.stderr.strip())
-plan = json.loads(answer.stdout)
-series = {(one["host"], one["workload"]): one for one in plan["series"]}
+benchmark_plan = json.loads(answer.stdout)
+benchmark_series = {(one["host"], one["workload"]): one for one in benchmark_plan["series"]}
 
 
-def skip(unit):
+def benchmark_skip(unit):
     """Why a unit is no target from the start: it cannot run here, or it may not be needed."""
-    one = series[unit["host"], unit["workload"]]
+    one = benchmark_series[unit["host"], unit["workload"]]
     optional = (unit.get("repetition") or 0) > one["minimum"]
     return one["skipped"] or ("runs only while earlier repetitions vary too much" if optional else None)
 
 
-fingerprints = Units("benchmarks/{host}/fingerprint.json", parameters=plan["fingerprints"])
-warmups = Units("benchmarks/{host}/{workload}/warmup.json", parameters=plan["warmups"], skip=skip)
+fingerprints = Units("benchmarks/{host}/fingerprint.json", parameters=benchmark_plan["fingerprints"])
+warmups = Units(
+    "benchmarks/{host}/{workload}/warmup.json", parameters=benchmark_plan["warmups"], skip=benchmark_skip
+)
 repetitions = Units(
-    "benchmarks/{host}/{workload}/rep{repetition}.json", parameters=plan["repetitions"], skip=skip
+    "benchmarks/{host}/{workload}/rep{repetition}.json",
+    parameters=benchmark_plan["repetitions"],
+    skip=benchmark_skip,
 )
 verdicts = Units(
-    "benchmarks/{host}/{workload}/enough{repetition}.json", parameters=plan["verdicts"], skip=skip
+    "benchmarks/{host}/{workload}/enough{repetition}.json",
+    parameters=benchmark_plan["verdicts"],
+    skip=benchmark_skip,
 )
 plots = Units(
     "benchmarks/plots/{host}.{workload}.png",
-    parameters=[{"host": host, "workload": workload} for host, workload in series],
-    skip=skip,
+    parameters=[{"host": host, "workload": workload} for host, workload in benchmark_series],
+    skip=benchmark_skip,
 )
-summary = Units("benchmarks/summary.csv", parameters=[{}])
+summary_table = Units("benchmarks/summary.csv", parameters=[{}])
 
-BENCHMARKS = summary.targets() + plots.targets()
+BENCHMARKS = summary_table.targets() + plots.targets()
 RESULT = "json:workflow/schemas/benchmark_result.schema.json"
 
 
-def at(units, **wildcards):
+def benchmark_path(units, **wildcards):
     """The path of a unit, whether or not it is needed in the end."""
     return f"{campaign.dir}/{units.pattern}".format(**wildcards)
 
 
-def first(count, host, workload):
+def warmed_up(host, workload):
+    """The warm-up, if there is one. That it came first matters, not when."""
+    if not benchmark_series[host, workload]["warmup"]:
+        return []
+    return ancient(benchmark_path(warmups, host=host, workload=workload))
+
+
+def first_repetitions(count, host, workload):
     """The first repetitions of a host and workload."""
-    return [at(repetitions, host=host, workload=workload, repetition=n + 1) for n in range(count)]
+    return [benchmark_path(repetitions, host=host, workload=workload, repetition=n + 1) for n in range(count)]
 
 
-def measured(host, workload):
+def measured_repetitions(host, workload):
     """All repetitions of a host and workload: their number is known once a verdict says enough."""
 
     def enough(n):
@@ -57,9 +70,9 @@ def measured(host, workload):
         with open(verdict.output[0]) as file:
             return json.load(file)["enough"]
 
-    one = series[host, workload]
+    one = benchmark_series[host, workload]
     count = next((n for n in range(one["minimum"], one["maximum"]) if enough(n)), one["maximum"])
-    return first(count, host, workload)
+    return first_repetitions(count, host, workload)
 
 
 rule benchmark_fingerprint:
@@ -94,8 +107,7 @@ rule benchmark_warmup:
 rule benchmark_repetition:
     input:
         fingerprint=f"{campaign.dir}/{fingerprints.pattern}",
-        # That the warm-up came first matters, not when.
-        warmup=lambda w: ancient(at(warmups, **w)) if series[w.host, w.workload]["warmup"] else [],
+        warmup=lambda w: warmed_up(w.host, w.workload),
     output:
         result=repetitions.target,
         samples=repetitions.beside(".samples.csv"),
@@ -116,7 +128,7 @@ rule benchmark_repetition:
 
 checkpoint benchmark_enough:
     input:
-        lambda w: first(int(w.repetition), w.host, w.workload),
+        lambda w: first_repetitions(int(w.repetition), w.host, w.workload),
     output:
         verdicts.target,
     log:
@@ -129,31 +141,29 @@ checkpoint benchmark_enough:
 
 rule benchmark_plot:
     input:
-        lambda w: measured(w.host, w.workload),
+        lambda w: measured_repetitions(w.host, w.workload),
     output:
         plots.target,
     log:
         plots.log,
-    params:
-        run=campaign.dir,
-        attempts=f"{campaign.run.journal}/attempts",
     shell:
-        guard("python workflow/scripts/benchmark_plot.py {params.run:q} {params.attempts:q} {output} {input}")
+        guard('python workflow/scripts/benchmark_plot.py "$RIPRESA_RUN" {output} {input}')
 
 
 rule benchmark_summary:
     input:
         # A function for each, so that no workload waits for the verdicts of another.
-        [lambda _, pair=pair: measured(*pair) for pair, one in series.items() if not one["skipped"]],
+        [
+            lambda _, pair=pair: measured_repetitions(*pair)
+            for pair, one in benchmark_series.items()
+            if not one["skipped"]
+        ],
     output:
-        summary.target,
+        summary_table.target,
     log:
-        summary.log,
-    params:
-        run=campaign.dir,
-        attempts=f"{campaign.run.journal}/attempts",
+        summary_table.log,
     shell:
         guard(
-            "python workflow/scripts/benchmark_summary.py {params.run:q} {params.attempts:q} {output} {input}",
+            'python workflow/scripts/benchmark_summary.py "$RIPRESA_RUN" {output} {input}',
             validate="csv:columns=host,workload,metric,n rows=0",
         )

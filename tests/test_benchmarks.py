@@ -733,7 +733,7 @@ def test_the_summary():
 
 def test_a_summary_of_nothing_has_its_columns(tmp_path):
     output = tmp_path / "summary.csv"
-    done = run_script("benchmark_summary.py", tmp_path, tmp_path / "attempts", output)
+    done = run_script("benchmark_summary.py", tmp_path, output)
     assert done.returncode == 0, done.stderr
     assert output.read_text().strip() == ",".join(summary.COLUMNS)
 
@@ -752,11 +752,11 @@ def test_a_summary_of_nothing_has_its_columns(tmp_path):
     ],
 )
 def test_a_repetition_that_needed_a_retry(tmp_path, outcomes, retried):
-    path = tmp_path / "attempts" / "benchmarks" / "here" / "disk" / "rep1.json.jsonl"
+    path = tmp_path / "journal" / "attempts" / "benchmarks" / "here" / "disk" / "rep1.json.jsonl"
     path.parent.mkdir(parents=True)
     lines = [json.dumps({"attempt": n, "outcome": one}) for n, one in enumerate(outcomes, 1)]
     path.write_text("\n".join(lines) + '\nnull\n{"outcome": "fai')
-    found = summary.attempts_of("runs/x/benchmarks/here/disk/rep1.json", "runs/x", str(tmp_path / "attempts"))
+    found = summary.attempts_of(str(tmp_path / "benchmarks/here/disk/rep1.json"), str(tmp_path))
     assert found == str(path)
     assert summary.needed_retry(found) == retried
     assert not summary.needed_retry(tmp_path / "absent")
@@ -789,6 +789,7 @@ def checkout(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{binaries}:{Path(sys.executable).parent}")
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "config.yaml").write_text("run_id: small\nfamilies: [benchmarks]\n")
+    (tmp_path / "config" / "recovery.yaml").write_text("time_scale: 0.001\n")
     return tmp_path
 
 

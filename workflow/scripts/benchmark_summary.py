@@ -1,12 +1,12 @@
-"""Sum up all repetitions in a table: RUN_DIR ATTEMPTS_DIR OUTPUT RESULT..."""
+"""Sum up all repetitions in a table: RUN_DIR OUTPUT RESULT..."""
 
 import sys
 
 from ripresa.families.benchmarks import summary
 
 
-def main(run: str, attempts: str, output: str, *results: str) -> None:
-    retried = [summary.needed_retry(summary.attempts_of(result, run, attempts)) for result in results]
+def main(run: str, output: str, *results: str) -> None:
+    retried = [summary.needed_retry(summary.attempts_of(result, run)) for result in results]
     table = summary.summarise(map(summary.load, results), retried)
     table.to_csv(output, index=False, float_format="%.6g")
 

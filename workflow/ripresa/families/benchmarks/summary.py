@@ -30,9 +30,9 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     return document
 
 
-def attempts_of(result: str, run: str, attempts: str) -> str:
-    """The attempt records of a result, in the folder of all attempt records of a run."""
-    return os.path.join(attempts, os.path.relpath(result, run) + ".jsonl")
+def attempts_of(result: str, run: str) -> str:
+    """The attempt records of a result of a run."""
+    return os.path.join(run, "journal", "attempts", os.path.relpath(result, run) + ".jsonl")
 
 
 def needed_retry(attempts: str | os.PathLike[str]) -> bool:
