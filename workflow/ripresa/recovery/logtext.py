@@ -20,7 +20,7 @@ _PREFIX = re.compile(
 )
 _PYTHON_FRAME = re.compile(r'(?P<indent>.{0,80}?)File ".{1,300}", line \d+')
 # Stack frames of the JVM and of Node, marks below a column, commands echoed by `set -x`.
-_FRAME = re.compile(r"\s{1,40}at [\w.$<>/]+ ?\(.*\)\s*$|\s{0,200}\^[\s^~]*$|\++ \S")
+_FRAME = re.compile(r"\s{1,40}at [\w.$<>/]+ ?\(.*\)\s*$|\s{0,200}\^[\s^~]*$|\+{1,4} \S")
 _HANDLED = "during handling of the above exception, another exception"
 
 
