@@ -59,15 +59,16 @@ def attempt(run: Run, target: str, kind: str, number: int) -> leases.Lease | Non
         if kind == "pending":
             break
         final = this == last
-        record = {
-            "attempt": this, "target": target, "rule": "experiment", "run_id": run.run_id, "outcome": "failed",
-            "failure_class": "network", "evidence": "ssh: connect to host n1 port 22: Connection timed out",
-            "classifier_rule": "ssh-timeout", "exit_code": 255, "signal": None, "host": f"n{number % 5}", "pid": 4711,
-            "external_jobid": None, "device": None, "started": clock.iso(), "ended": clock.iso(), "max_rss_mb": 52.1,
-            "cpu_s": 1.25, "resources": {"threads": "1", "mem_mb": "500"}, "decision": "retry", "not_before": None,
-            "log": os.path.abspath(run.log(target, this)), "output_sha256": None, "session": "evaluation",
-            "command_sha256": "0" * 64, "scopes": [f"host:n{number % 5}"],
-        }  # fmt: skip
+        record: dict[str, object] = {
+            **{"attempt": this, "target": target, "rule": "experiment", "run_id": run.run_id},
+            **{"outcome": "failed", "failure_class": "network", "classifier_rule": "ssh-timeout"},
+            **{"evidence": "ssh: connect to host n1 port 22: Connection timed out", "exit_code": 255},
+            **{"signal": None, "host": f"n{number % 5}", "pid": 4711, "external_jobid": None, "device": None},
+            **{"started": clock.iso(), "ended": clock.iso(), "max_rss_mb": 52.1, "cpu_s": 1.25},
+            **{"resources": {"threads": "1", "mem_mb": "500"}, "decision": "retry", "not_before": None},
+            **{"log": os.path.abspath(run.log(target, this)), "output_sha256": None},
+            **{"session": "evaluation", "command_sha256": "0" * 64, "scopes": [f"host:n{number % 5}"]},
+        }
         if final and kind == "published":
             path = Path(run.path(target))
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parse a command line; ends the process with 2, and one line on stderr, if it is wrong."""
-    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--run", metavar="RUN_ID", help="another run than the configured one")
     common.add_argument("--json", action="store_true", help="answer with one JSON document")
     parser = _Parser(prog="ripresa", description=__doc__, parents=[common])

@@ -2,8 +2,6 @@
 
 import argparse
 import os
-import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
@@ -11,6 +9,7 @@ from typing import Any
 
 from ripresa.cli import runs
 from ripresa.cli.answers import Answer, Refusal, Table, count, cut, local, printable
+from ripresa.cli.snakemake import call, error
 from ripresa.journal import records, state
 from ripresa.journal.paths import Run
 
@@ -63,30 +62,13 @@ def _changes(run: Run, run_id: str | None) -> list[str]:
 
 def _dry_run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """The jobs that Snakemake would run, as its logger plugin `journal` notes them."""
-    options = list(arguments.snakemake)
-    if arguments.run is not None and os.path.isdir(runs.CONFIG):
-        options += ["--config", f"run_id={arguments.run}"]
     with tempfile.TemporaryDirectory() as folder:
         file = f"{folder}/jobs.jsonl"
-        done = subprocess.run(
-            [sys.executable, "-m", "snakemake", "--dry-run", "--nocolor", "--logger", "journal", *options],
-            env={**os.environ, "RIPRESA_PLAN": file},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        options = ("--logger", "journal", "--dry-run", *arguments.snakemake)
+        done = call(arguments, *options, RIPRESA_PLAN=file)
         if done.returncode:
-            raise Refusal(f"snakemake cannot plan: {_error(done.stderr)}", 1)
+            raise Refusal(f"snakemake cannot plan: {error(done.stderr)}", 1)
         return records.read(file)
-
-
-def _error(text: str) -> str:
-    """The error in what Snakemake printed, as one line."""
-    lines = [printable(line).strip() for line in text.splitlines() if line.strip()]
-    first = next((n for n, line in enumerate(lines) if "Error" in line or "error" in line), len(lines) - 1)
-    return " ".join(lines[max(first, 0) :])[:500] or "it said nothing; call snakemake --dry-run"
 
 
 def _unit(run: Run, job: dict[str, Any], known: dict[str, state.UnitState]) -> dict[str, Any]:

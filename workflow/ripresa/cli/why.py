@@ -21,13 +21,13 @@ def answer(arguments: argparse.Namespace) -> Answer:
     unit = state.state_of(run, target, now)
     history = [record for record in records.read(run.attempts(target)) if record.get("outcome")]
     running = _running(run, target, history) if unit.state == state.RUNNING else None
-    ended = next((record for record in reversed(history) if record.get("outcome") != "released"), {})
+    attempts = [record for record in history if record["outcome"] != "released"]
     document = {
         "run_id": run.run_id,
         **unit._asdict(),
         "history": history,
         "running": running,
-        "advice": advise(unit, ended, controller.holder(run), now),
+        "advice": advise(unit, attempts[-1] if attempts else {}, controller.holder(run), now),
     }
     stopped = unit.state in (state.FAILED, state.QUARANTINED)
     return Answer(document, lambda: _text(run, unit, document, now), 1 if stopped else 0)

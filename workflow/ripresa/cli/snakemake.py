@@ -1,0 +1,35 @@
+"""Calls Snakemake for a command, as a process of its own."""
+
+import argparse
+import os
+import subprocess
+import sys
+
+from ripresa.cli import runs
+from ripresa.cli.answers import printable
+
+
+def call(
+    arguments: argparse.Namespace, *options: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Call Snakemake here, for the run that the arguments name; its stderr is kept."""
+    words = [sys.executable, "-m", "snakemake", "--nocolor", *options]
+    if arguments.run is not None and os.path.isdir(runs.CONFIG):
+        words += ["--config", f"run_id={arguments.run}"]
+    return subprocess.run(
+        words,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+
+
+def error(text: str) -> str:
+    """The error in what Snakemake printed, as one line."""
+    lines = [printable(line).strip() for line in text.splitlines() if line.strip()]
+    first = next((n for n, line in enumerate(lines) if "error" in line.lower()), len(lines) - 1)
+    return " ".join(lines[max(first, 0) :])[:500] or "it said nothing; call snakemake --dry-run"
