@@ -385,25 +385,36 @@ rule one:
 """
 
 
+def call(directory: Path, spec: dict) -> subprocess.CompletedProcess[str]:
+    (directory / "Snakefile").write_text(SNAKEFILE)
+    (directory / "config.json").write_text(json.dumps({"sweep": spec}))
+    (directory / "started.txt").write_text("")
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--configfile", "config.json"]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+
+
 def test_a_changed_parameter_reruns_only_its_own_unit(tmp_path):
     """In two calls of the real Snakemake; awkward text survives the shell, and 2 and 2.0 are one value."""
     text = """it's {n} "here" $HOME"""
 
-    def call(sweep_spec: dict) -> list[str]:
-        (tmp_path / "Snakefile").write_text(SNAKEFILE)
-        (tmp_path / "config.json").write_text(json.dumps({"sweep": sweep_spec}))
-        (tmp_path / "started.txt").write_text("")
-        command = [sys.executable, "-m", "snakemake", "--cores", "1", "--configfile", "config.json"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    def started(spec: dict) -> list[str]:
+        done = call(tmp_path, spec)
         assert done.returncode == 0, done.stderr
         return sorted((tmp_path / "started.txt").read_text().splitlines())
 
     spec = {"base": {"text": text, "r": 2}, "product": {"name": ["x_1"], "n": [1, 2, 3]}}
-    assert call(spec) == [f"{text} {n}" for n in (1, 2, 3)]
+    assert started(spec) == [f"{text} {n}" for n in (1, 2, 3)]
     assert (tmp_path / "runs/demo/f/x_1/3.txt").read_text() == canonical(
         {"text": text, "r": 2, "name": "x_1", "n": 3}
     )
 
     spec = {"base": {"r": 2.0, "text": text, "name": "x_1"}, "product": {"n": [3, 2]}}
     other = {"list": [{"n": 1, "name": "x_1", "text": "other", "r": 2}]}
-    assert call({"groups": [spec, other]}) == ["other 1"]
+    assert started({"groups": [spec, other]}) == ["other 1"]
+
+
+def test_snakemake_says_what_is_wrong_with_a_sweep_and_shows_no_stack_of_ours(tmp_path):
+    done = call(tmp_path, {"base": {"text": ""}, "groups": [{"product": {"name": "x", "n": [1]}}]})
+    assert done.returncode == 1
+    assert "f/{name}/{n}.txt: sweep.groups[0].product.name: a list is needed, not 'x'" in done.stderr
+    assert "sweeps.py" not in done.stderr and "Traceback" not in done.stderr
