@@ -85,10 +85,18 @@ def test_greedy_never_passes_over_a_preferred_job_that_fits(shapes):
         assert not one_more
 
 
-def test_without_a_solution_in_time_the_packing_is_greedy():
-    lots = lots_of([(1, 9, 0), (2, 8, 0)])
-    assert pack(lots, CAPACITY, Solver()) == [1, 0]
-    assert pack(lots, CAPACITY, Cbc(time_limit=5.0)) == [0, 2]
+@given(shapes)
+def test_without_a_solution_in_time_it_is_feasible_and_no_less_full_than_greedy(shapes):
+    lots = lots_of(shapes)
+    counts = pack(lots, CAPACITY, Solver())
+    assert all(used(lots, counts)[name] <= CAPACITY[name] for name in CAPACITY)
+    assert load(lots, counts) >= load(lots, greedy(lots, CAPACITY))
+
+
+def test_without_a_solution_in_time_jobs_that_block_the_others_wait():
+    lots = lots_of([(4, 1, 10), (16, 1, 1), (9, 2, 1)])
+    assert load(lots, greedy(lots, CAPACITY)) == 2
+    assert load(lots, pack(lots, CAPACITY, Solver())) == 16
 
 
 def test_the_solver_is_asked_only_where_greedy_may_be_beaten():
@@ -133,7 +141,7 @@ def test_a_broken_solver_is_said_once_and_done_without(monkeypatch):
     monkeypatch.setattr(pulp, "PULP_CBC_CMD", broken)
     said = []
     solver = Cbc(said.append, time_limit=5.0)
-    lots = lots_of([(1, 9, 0), (2, 8, 0)])
+    lots = lots_of([(1, 9, 1), (2, 8, 1)])
     assert pack(lots, CAPACITY, solver) == pack(lots, CAPACITY, solver) == [1, 0]
     assert len(said) == 1 and "cannot execute cbc" in said[0]
 
@@ -179,12 +187,12 @@ def test_a_high_priority_is_served_first_however_little_it_fills():
 
 
 def test_equal_jobs_take_what_is_most_free():
-    kinds = {f"m{i}": kind(mem_mb=8) for i in range(4)} | {f"c{i}": kind(cores=4, mem_mb=1) for i in range(4)}
-    ready = ready_with(kinds)
-    ready.take({"_cores": 0, "mem_mb": 0})
-    ready._total = {"_cores": 16, "mem_mb": 16}
-    assert ready.take({"_cores": 4, "mem_mb": 16})[0].startswith("m")
-    assert ready.take({"_cores": 16, "mem_mb": 4})[0].startswith("c")
+    ready = ready_with(
+        {f"{name}{i}": kind(cores=2, **{name: 4}) for name in ("mem_mb", "disk_mb") for i in range(9)}
+    )
+    assert ready.take({"_cores": 0, "mem_mb": 16, "disk_mb": 16}) == []
+    assert ready.take({"_cores": 2, "mem_mb": 16, "disk_mb": 12})[0].startswith("mem")
+    assert ready.take({"_cores": 2, "mem_mb": 12, "disk_mb": 16})[0].startswith("disk")
 
 
 def test_removed_jobs_are_not_handed_out():

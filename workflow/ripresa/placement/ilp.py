@@ -26,7 +26,7 @@ class Cbc(Solver):
         *,
         time_limit: float = 0.1,
         share: float = 0.02,
-        credit: float = 0.5,
+        credit: float = 0.25,
     ) -> None:
         """``time_limit`` in seconds a problem, ``credit`` seconds of solving before ``share`` applies."""
         self._warn = warn

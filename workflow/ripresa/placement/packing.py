@@ -89,29 +89,41 @@ def greedy(lots: Sequence[Lot], capacity: Mapping[str, float]) -> list[int]:
 def pack(lots: Sequence[Lot], capacity: Mapping[str, float], solver: Solver) -> list[int]:
     """Jobs to start per lot: the greatest load, and among such packings the preferred jobs.
 
-    Falls back to the greedy packing when the solver knows nothing better in time.
+    Where the solver has no answer in time, the fullest of a few greedy packings.
     """
     counts = greedy(lots, capacity)
     indices = range(len(lots))
     short = [i for i in indices if i < SHORTLIST or counts[i]] if len(lots) > SHORTLIST else list(indices)
-    shortlist, chosen = [lots[i] for i in short], [counts[i] for i in short]
+    shortlist = [lots[i] for i in short]
+    chosen = [counts[i] for i in short]
     if is_best(shortlist, chosen, capacity):
         return counts
     problem, members = formulate(shortlist, capacity)
     solution = solver.solve(problem)
-    if solution is None:
-        return counts
-    better = [0] * len(shortlist)
-    for left, positions in zip(solution, members, strict=True):
-        for position in positions:
-            better[position] = min(left, shortlist[position].size)
-            left -= better[position]  # noqa: PLW2901 - handed out in order of preference
+    better = fullest(shortlist, capacity) if solution is None else _distribute(solution, members, shortlist)
     if not _feasible(shortlist, better, capacity) or _load(shortlist, better) <= _load(shortlist, chosen):
         return counts
     counts = [0] * len(lots)
     for index, count in zip(short, better, strict=True):
         counts[index] = count
     return counts
+
+
+def fullest(lots: Sequence[Lot], capacity: Mapping[str, float]) -> list[int]:
+    """The fullest of the greedy packings by load and by load per share of the scarce resources."""
+    shares = {name: 1 / max(capacity[name], 1) for name in scarce(lots, capacity)}
+
+    def density(lot: Lot) -> float:
+        return lot.load / (1e-9 + sum(shares.get(name, 0) * amount for name, amount in lot.demand))
+
+    best = [0] * len(lots)
+    for key in (density, lambda lot: lot.load):
+        order = sorted(range(len(lots)), key=lambda index: key(lots[index]), reverse=True)
+        counts = [0] * len(lots)
+        for index, count in zip(order, greedy([lots[i] for i in order], capacity), strict=True):
+            counts[index] = count
+        best = max(best, counts, key=lambda counts: _load(lots, counts))
+    return best
 
 
 def is_best(lots: Sequence[Lot], counts: Sequence[int], capacity: Mapping[str, float]) -> bool:
@@ -181,6 +193,17 @@ def formulate(lots: Sequence[Lot], capacity: Mapping[str, float]) -> tuple[Probl
         capacity=tuple(capacity[name] for name in names),
     )
     return problem, list(variables.values())
+
+
+def _distribute(solution: Sequence[int], members: list[list[int]], lots: Sequence[Lot]) -> list[int]:
+    """Counts per lot from counts per variable, in order of preference."""
+    counts = [0] * len(lots)
+    for number, positions in zip(solution, members, strict=True):
+        left = number
+        for position in positions:
+            counts[position] = min(left, lots[position].size)
+            left -= counts[position]
+    return counts
 
 
 def _load(lots: Sequence[Lot], counts: Sequence[int]) -> float:

@@ -1,0 +1,136 @@
+"""The guarded units among Snakemake's jobs: what the journal says about them."""
+
+import functools
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from ripresa.journal import records
+from ripresa.journal.paths import Run
+from ripresa.placement.durations import Durations
+from ripresa.placement.withholding import FREE, Outlook, Withholding
+
+Job = Any
+"""A single or a group job; Snakemake's own classes offer more than their scheduler interface."""
+
+BREAKER = "breaker "
+"""A scope is a resource: half-open it has as much as its breaker lets through, open it has none."""
+
+_HOST = os.uname().nodename
+_WILDCARD = re.compile(r"\{wildcards\.(\w+)\}")
+_SCOPE = re.compile(r"--scope (\w+)=((?:[^\s{}]|\{wildcards\.\w+\})+)(?=\s)")
+
+
+class Units:
+    """The units of the run that this process controls. A job is one unit, or a group of them."""
+
+    def __init__(self, dag: Any, run: Run, session: str | None, logger: logging.Logger) -> None:
+        self._dag = dag
+        self._run = run
+        self._prefix = os.path.relpath(run.dir) + "/"
+        self._logger = logger
+        self._withholding = Withholding(run, session)
+        self._attempts: dict[Job, int] = {}
+        self._started: set[Job] = set()
+        self._scopes: set[str] = set()
+        self.durations = Durations.of(run)
+
+    def targets(self, job: Job) -> list[str]:
+        """The targets that a job makes; none for a job that is no unit of the run."""
+        firsts = [str(next(iter(member.output))) for member in _members(job) if member.output]
+        targets = [
+            # Nearly all paths start as that of the run does; finding out in general takes 50 us.
+            path.removeprefix(self._prefix) if path.startswith(self._prefix) else self._run.target_of(path)
+            for path in firsts
+        ]
+        return [target for target in targets if target is not None]
+
+    def outlook(self, job: Job, targets: list[str]) -> Outlook:
+        """When a job of these targets may start, and which scopes limit it.
+
+        A unit that the policy stopped starts as Snakemake's last attempt, so that its guard's refusal,
+        a matter of milliseconds, is final.
+        """
+        scopes = [scope for member in _members(job) for scope in _declared_scopes(member)]
+        if job.is_local or self._dag.workflow.local_exec:
+            scopes.append(f"host:{_HOST}")
+        try:
+            outlook = self._withholding.outlook(targets, scopes=scopes, retried=job.attempt > 1)
+        except OSError as error:
+            self._logger.warning(f"cannot read the attempts of {targets[0]}, so it does not wait: {error}")
+            return FREE
+        if outlook.stopped:
+            job.attempt = job.restart_times + 1
+        elif job in self._started and self._attempts.get(job) == outlook.attempts:
+            # Sent back without an attempt: what stood in its way will not be gone at once.
+            outlook = outlook._replace(
+                not_before=max(outlook.not_before, self._withholding.opens(time.time()))
+            )
+        self._started.discard(job)
+        self._attempts[job] = outlook.attempts
+        self._scopes.update(outlook.scopes)
+        return outlook
+
+    def started(self, jobs: Iterable[Job]) -> None:
+        """Remember which units start now."""
+        self._started.update(job for job in jobs if job in self._attempts)
+
+    def learn(self) -> bool:
+        """Learn durations from the units that ended since the last call; whether a rank changed."""
+        ended = [job for job in self._started if all(map(self._dag.finished, _members(job)))]
+        self._started.difference_update(ended)
+        changed = False
+        for job in ended:
+            del self._attempts[job]
+            for target in self.targets(job):
+                changed |= self.durations.learn(records.last(self._run.attempts(target)))
+        return changed
+
+    def limit(self, capacity: dict[str, Any], now: float) -> list[str]:
+        """Count the scopes among the resources; returns those in which nothing may start."""
+        if not self._scopes:
+            return []
+        allowed = self._withholding.allowances(self._scopes, now)
+        for scope in self._scopes:
+            capacity[BREAKER + scope] = allowed.get(scope, sys.maxsize)
+        return [scope for scope, number in allowed.items() if not number]
+
+    def opens(self, scopes: Iterable[str], now: float) -> float:
+        """When to ask again for scopes in which nothing may start, in seconds since the epoch."""
+        return self._withholding.opens(now, scopes)
+
+
+def units_of(dag: Any, logger: logging.Logger) -> Units | None:
+    """The units of the run that this process controls; None where it controls none.
+
+    The processes that Snakemake starts for single jobs control nothing: their job is to run now.
+    """
+    directory = os.environ.get("RIPRESA_RUN")
+    workflow = getattr(dag, "workflow", None)
+    if not directory or workflow is None or not workflow.is_main_process:
+        return None
+    # Tells the guards that a unit may be sent back here instead of waiting in its slot.
+    os.environ["RIPRESA_SCHEDULER"] = "recovery"
+    return Units(dag, Run(directory), os.environ.get("RIPRESA_SESSION"), logger)
+
+
+def _declared_scopes(job: Job) -> Iterable[str]:
+    """The breaker scopes that `ripresa.dsl.guard` was given, as far as wildcards tell them."""
+    for kind, name in _scope_patterns(job.rule.shellcmd or ""):
+        # Not by job.format_wildcards: that expands the params too, 0.2 ms a job.
+        yield f"{kind}:{_WILDCARD.sub(lambda found: str(job.wildcards_dict[found.group(1)]), name)}"
+
+
+@functools.cache
+def _scope_patterns(shellcmd: str) -> list[tuple[str, str]]:
+    return _SCOPE.findall(shellcmd.partition("\n")[0])
+
+
+def _members(job: Job) -> Iterable[Job]:
+    """The single jobs of a group, or the job itself."""
+    members = getattr(job, "jobs", (job,))
+    return members() if callable(members) else members
