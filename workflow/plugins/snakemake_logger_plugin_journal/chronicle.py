@@ -11,6 +11,7 @@ from ripresa.journal.paths import Run
 from snakemake_logger_plugin_journal.board import Board
 
 _HISTORY = 1 << 20
+_MAX_MESSAGE = 4000
 
 
 class Chronicle:
@@ -36,7 +37,7 @@ class Chronicle:
         self._emit("run_stop_requested", mode=mode)
 
     def error(self, exception: str | None, message: str) -> None:
-        self._emit("run_error", exception=exception, message=message)
+        self._emit("run_error", exception=exception, message=message[:_MAX_MESSAGE])
 
     def end(self, board: Board, status: str) -> None:
         """``status``: ``ok`` or ``failed``."""
