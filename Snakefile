@@ -1,16 +1,18 @@
 # A campaign: `snakemake --rerun-incomplete` starts it and goes on after anything.
 
-configfile: "config/config.yaml"
-
 
 include: "rules/common.smk"
-include: "rules/benchmarks.smk"
+
+
+for family in config["families"]:
+
+    include: f"rules/{family}.smk"
 
 
 rule all:
     default_target: True
     input:
-        BENCHMARKS,
+        campaign.goals,
 
 
 localrules:

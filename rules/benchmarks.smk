@@ -41,7 +41,7 @@ plots = Units(
 )
 summary_table = Units("benchmarks/summary.csv", parameters=[{}])
 
-BENCHMARKS = summary_table.targets() + plots.targets()
+campaign.goals += summary_table.targets() + plots.targets()
 RESULT = "json:workflow/schemas/benchmark_result.schema.json"
 
 

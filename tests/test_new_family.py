@@ -37,8 +37,6 @@ def checkout(tmp_path):
             shutil.copy2(ROOT / name, tmp_path / name)
     for name in FILES:
         (tmp_path / name).write_text(block(f"`{name}`:"))
-    with (tmp_path / "Snakefile").open("a") as snakefile:
-        snakefile.write(f"\n\n{block('One line at the end of `Snakefile` includes it:')}")
     return tmp_path
 
 

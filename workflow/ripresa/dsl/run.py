@@ -24,6 +24,8 @@ class Campaign:
         self.session = session
         self.run = Run(directory)
         self.units: list[Units] = []
+        self.goals: list[str] = []
+        """The files that a call without targets asks for; each family adds its own."""
         self.guards: dict[str, dict[str, Any]] = {}
         """Options of guarded commands by the digest of the command."""
 
