@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 PATTERNS = Path(__file__).with_name("patterns.toml")
 
 # How much a rule knows about the root cause.
-STRENGTH = {"user": 10.0, "root": 3.0, "error": 2.0, "symptom": 1.0, "last": 0.5, "guess": 0.2}
+STRENGTH = {"user": 10.0, "root": 3.0, "error": 2.0, "symptom": 1.0, "hint": 0.6, "last": 0.5, "guess": 0.2}
 
 _FIELDS = {"name", "class", "pattern", "retry", "strength", "requires", "unless"}
 _WORD = re.compile(r"[a-z]{3,}")
