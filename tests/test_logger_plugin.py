@@ -24,6 +24,7 @@ from snakemake_logger_plugin_journal import LogHandler, LogHandlerSettings
 from snakemake_logger_plugin_journal.board import Board, Failure, Job
 from snakemake_logger_plugin_journal.chronicle import Follower
 from snakemake_logger_plugin_journal.text import clean, duration, end_of
+from snakemake_logger_plugin_journal.view import log_tail
 
 SNAKEMAKE = [sys.executable, "-m", "snakemake", "--workflow-profile", "none"]
 JOURNAL = ["--logger", "journal"]
@@ -610,3 +611,15 @@ def test_costs_less_than_a_millisecond_a_job(folder: Path, monkeypatch: pytest.M
     stream.close()
     assert (folder / "shown").read_text().count("done  ") == jobs
     assert spent / jobs < 0.001
+
+
+def test_the_end_of_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"one\n  10 %\r  90 %\r\n\x1b[31mtwo\xff\n")
+    assert log_tail(str(log)) == [f"the end of {log}:", "| one", "|   90 %", "| two\N{REPLACEMENT CHARACTER}"]
+    log.write_bytes(b"line\n" * 10_000)
+    assert len(log_tail(str(log))) == 16
+    log.write_bytes(b"\n")
+    assert log_tail(str(log)) == []
+    log.unlink()
+    assert log_tail(str(log)) == [f"{log}: No such file or directory"]

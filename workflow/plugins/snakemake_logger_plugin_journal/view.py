@@ -113,14 +113,19 @@ def describe(failure: Failure) -> str:
 
 
 def log_tail(path: str) -> list[str]:
-    """The last lines of a log, headed by its path; of lines written over with ``\\r``, what remained."""
+    """The last lines of a log, headed by its path; of lines written over with ``\\r``, what remained.
+
+    Nothing for an empty log.
+    """
     try:
         with open(path, "rb") as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
             text = file.read().decode("utf-8", "replace")
     except OSError as error:
         return [f"{path}: {error.strerror}"]
-    lines = [clean(line.rstrip("\r").rpartition("\r")[2]) for line in text.rstrip().split("\n")]
+    lines = [clean(line.rstrip("\r").rpartition("\r")[2]) for line in text.rstrip().split("\n") if line]
+    if not lines:
+        return []
     return [f"the end of {path}:", *(f"| {line}" for line in lines[-_TAIL_LINES:])]
 
 
