@@ -67,7 +67,7 @@ def _dry_run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         options = ("--logger", "journal", "--dry-run", *arguments.snakemake)
         done = call(arguments, *options, RIPRESA_PLAN=file)
         if done.returncode:
-            raise Refusal(f"snakemake cannot plan: {error(done.stderr)}", 1)
+            raise Refusal(f"snakemake cannot plan: {error(done.stdout)}", 1)
         return records.read(file)
 
 

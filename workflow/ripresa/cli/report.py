@@ -16,7 +16,7 @@ def answer(arguments: argparse.Namespace) -> Answer:
     path = f"{run.dir}/report.html"
     done = call(arguments, "--report", path)
     if done.returncode:
-        raise Refusal(f"no report: {error(done.stderr)}", 1)
+        raise Refusal(f"no report: {error(done.stdout)}", 1)
     document = {"run_id": run.run_id, "report": os.path.abspath(path)}
     return Answer(document, lambda: _text(document))
 

@@ -84,11 +84,12 @@ def find(run: Run, word: str) -> list[str]:
     """
     units = targets(run)
     known = set(units)
-    inside = run.target_of(word)
+    inside = run.target_of(word) if word else None
     exact = next((name for name in (word, inside) if name in known or _has_attempts(run, name)), None)
     if exact is not None:
         return [exact]
-    found = [target for target in units if target.endswith(f"/{word.lstrip('/')}")]
+    end = f"/{word.lstrip('/')}"
+    found = [target for target in units if target.endswith(end)]
     if not found and any(sign in word for sign in "*?["):
         from fnmatch import translate
         from re import compile
@@ -115,7 +116,7 @@ def _has_attempts(run: Run, name: str | None) -> bool:
 
 
 def _similar(word: str, units: list[str]) -> str:
-    part = [target for target in units if word in target]
+    part = [target for target in units if word in target] if word else []
     if not part:
         from difflib import get_close_matches
 

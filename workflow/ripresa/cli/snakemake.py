@@ -2,17 +2,20 @@
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 
 from ripresa.cli import runs
 from ripresa.cli.answers import printable
 
+_ERROR = re.compile(r"^\w*(Error|Exception)\b|: error: ")
+
 
 def call(
     arguments: argparse.Namespace, *options: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Call Snakemake here, for the run that the arguments name; its stderr is kept."""
+    """Call Snakemake here, for the run that the arguments name; all it says is kept as its stdout."""
     words = [sys.executable, "-m", "snakemake", "--nocolor", *options]
     if arguments.run is not None and os.path.isdir(runs.CONFIG):
         words += ["--config", f"run_id={arguments.run}"]
@@ -20,8 +23,8 @@ def call(
         words,
         env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
         check=False,
@@ -31,5 +34,5 @@ def call(
 def error(text: str) -> str:
     """The error in what Snakemake printed, as one line."""
     lines = [printable(line).strip() for line in text.splitlines() if line.strip()]
-    first = next((n for n, line in enumerate(lines) if "error" in line.lower()), len(lines) - 1)
+    first = next((n for n, line in enumerate(lines) if _ERROR.search(line)), len(lines) - 1)
     return " ".join(lines[max(first, 0) :])[:500] or "it said nothing; call snakemake --dry-run"

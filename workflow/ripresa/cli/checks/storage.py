@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from ripresa.cli.checks import FAIL, OK, WARN, Check
 from ripresa.journal.leases import EXPIRED_S
 
-NETWORK = set(
-    "9p afs beegfs ceph cifs fuse.glusterfs fuse.sshfs glusterfs gpfs lustre nfs nfs4 orangefs panfs smb3 "
-    "smbfs virtiofs".split()
-)
+NETWORK = {
+    *("9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "glusterfs", "gpfs", "lustre"),
+    *("nfs", "nfs4", "orangefs", "panfs", "smb3", "smbfs", "virtiofs"),
+}
 _HOLD = """
 import fcntl, sys, time
 file = open(sys.argv[1])
