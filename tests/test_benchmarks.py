@@ -603,7 +603,9 @@ def test_samples_come_once_a_second(tmp_path):
             pass
     rows = pd.read_csv(path)
     assert len(rows) == 2
-    assert rows["time_s"].tolist() == pytest.approx([1.0, 1.5], abs=0.15)
+    first, last = rows["time_s"]
+    assert first == pytest.approx(1, abs=0.3)
+    assert 1.4 < last < 2.4
     assert rows["cpu_percent"].between(0, 100).all()
     assert rows["cpu_percent"].max() > 50 / os.cpu_count()
 

@@ -14,8 +14,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ripresa.families.benchmarks.hardware import caches, last_level_cache_bytes, meminfo_bytes, read_text
+from ripresa.families.benchmarks.hardware import (
+    caches,
+    last_level_cache_bytes,
+    meminfo_bytes,
+    read_text,
+    usable_cpus,
+)
 
+CPUS = Path("/sys/devices/system/cpu")
 LIBRARIES = ("numpy", "scipy", "numba", "llvmlite")
 # The kernel keeps a few varying pages of its own at boot; whole parts of 64 MiB hide them.
 MEMORY_GRAIN = 64 << 20
@@ -47,51 +54,39 @@ def _cpu() -> dict[str, Any]:
     for line in read_text("/proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
         fields.setdefault(name.strip(), value.strip())
-    cpu0 = "/sys/devices/system/cpu/cpu0"
+    frequency = CPUS / "cpu0" / "cpufreq"
     return {
         "architecture": platform.machine(),
         "model": next((fields[name] for name in _MODEL_FIELDS if fields.get(name)), "unknown"),
         "microcode": fields.get("microcode", ""),
         "logical": os.cpu_count(),
-        "cores": _count(f"{cpu0}/../cpu*/topology/thread_siblings_list"),
-        "sockets": _count(f"{cpu0}/../cpu*/topology/physical_package_id"),
+        "usable": usable_cpus(),
+        "cores": _different("topology/thread_siblings_list"),
+        "sockets": _different("topology/physical_package_id"),
         "caches": caches(),
         "last_level_cache_bytes": last_level_cache_bytes(),
-        "max_khz": read_text(f"{cpu0}/cpufreq/cpuinfo_max_freq"),
-        "governor": read_text(f"{cpu0}/cpufreq/scaling_governor", "none"),
+        "max_khz": read_text(frequency / "cpuinfo_max_freq"),
+        "governor": read_text(frequency / "scaling_governor", "none"),
         "mitigations": {
-            path.name: read_text(path).split(";")[0]
-            for path in sorted(Path("/sys/devices/system/cpu/vulnerabilities").glob("*"))
+            path.name: read_text(path).split(";")[0] for path in sorted((CPUS / "vulnerabilities").glob("*"))
         },
     }
 
 
-def _count(pattern: str) -> int:
-    """How many different texts the files under /sys that match have, 0 where there are none."""
-    return len({read_text(path) for path in Path("/").glob(pattern.lstrip("/"))})
+def _different(name: str) -> int:
+    """How many different texts a file of each CPU under /sys has; 0 where there are no such files."""
+    return len({read_text(path) for path in CPUS.glob(f"cpu[0-9]*/{name}")})
 
 
 def _disk(folder: Path) -> dict[str, Any]:
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent
-    folder = folder.resolve()
-    found: dict[str, Any] = {"file_system": "unknown"}
-    number = os.stat(folder).st_dev
-    # The last line wins, as the last mount hides earlier ones on the same folder.
-    best = -1
-    for line in read_text("/proc/self/mountinfo").splitlines():
-        left, _, right = line.partition(" - ")
-        _, _, device, _, mounted, options, *_ = left.split()
-        mounted = mounted.replace("\\040", " ")
-        if folder.is_relative_to(mounted) and len(mounted) >= best:
-            best = len(mounted)
-            kind, source, *_ = right.split()
-            found = {"file_system": kind, "options": sorted(options.split(","))}
-            if not source.startswith("/dev/"):
-                found["source"] = source
-            elif not device.startswith("0:"):  # btrfs and the like give an anonymous number
-                number = os.makedev(*map(int, device.split(":")))
+    kind, source, options = _mount(folder.resolve())
+    found: dict[str, Any] = {"file_system": kind, "options": sorted(options.split(","))}
+    if not source.startswith("/dev/"):  # names of devices may change from boot to boot, those of servers not
+        found["source"] = source
+    number = os.stat(source).st_rdev if Path(source).is_block_device() else os.stat(folder).st_dev
     block = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
     if block.exists():
         whole = block.resolve() if (block / "queue").exists() else block.resolve().parent
@@ -101,6 +96,20 @@ def _disk(folder: Path) -> dict[str, Any]:
             "rotational": read_text(whole / "queue/rotational") == "1",
             "scheduler": read_text(whole / "queue/scheduler"),
         }
+    return found
+
+
+def _mount(folder: Path) -> tuple[str, str, str]:
+    """File system, source and options of what is mounted where `folder` lies (proc_pid_mountinfo(5))."""
+    best, found = -1, ("unknown", "unknown", "")
+    for line in read_text("/proc/self/mountinfo").splitlines():
+        left, _, right = line.partition(" - ")
+        mounted, options = left.split()[4:6]
+        mounted = mounted.replace("\\040", " ")
+        # Of several mounts on one folder the last hides the others.
+        if len(mounted) >= best and folder.is_relative_to(mounted):
+            kind, source, *_ = right.split()
+            best, found = len(mounted), (kind, source, options)
     return found
 
 

@@ -40,8 +40,10 @@ def needed_retry(attempts: str | os.PathLike[str]) -> bool:
 
     Records before an earlier publication belong to an earlier result. Torn lines are passed over.
     """
+    if not os.path.exists(attempts):
+        return False
     unsuccessful = [False]  # one entry for each result so far, the last for the one to come
-    for line in Path(attempts).read_text(errors="replace").splitlines() if Path(attempts).exists() else ():
+    for line in Path(attempts).read_text(errors="replace").splitlines():
         try:
             outcome = json.loads(line)["outcome"]
         except (ValueError, KeyError, TypeError):
