@@ -839,6 +839,10 @@ def test_a_campaign(checkout):
     assert "vary too much" in skipped[f"benchmarks/{host}/disk/rep3.json"]
     assert found[f"benchmarks/{host}/linpack/rep4.json"].state == "COMPLETED"
 
+    written = json.loads((run / "benchmarks" / host / "fingerprint.json").read_text())
+    expected = plan({**DEFAULTS, "workloads": {"disk": None}}, str(run))["fingerprints"][0]["system"]
+    assert written["digest"] == fingerprint.digest(written["system"]) == expected
+
     assert "Nothing to be done" in snakemake(checkout)
 
     configure(checkout, baseline={**baseline, "parameters": {"seconds": 0.2}}, disk=disk, linpack=order)
