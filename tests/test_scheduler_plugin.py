@@ -222,7 +222,7 @@ def _seconds(text):
     return datetime.fromisoformat(text).timestamp()
 
 
-@pytest.mark.parametrize(("scope", "sent_back"), [("{wildcards.service}", 2), ("{params.service}", 6)])
+@pytest.mark.parametrize(("scope", "sent_back"), [("{wildcards.service}", 2), ("{resources.service}", 6)])
 def test_an_open_breaker_withholds_units_that_never_ran_and_lets_probes_through(tmp_path, scope, sent_back):
     """Scopes that only the guard can tell cost one start per unit: it is sent back once, then waits."""
     rules = """
@@ -234,7 +234,7 @@ rule all:
 rule unit:
     output: unit.target
     priority: lambda wildcards: 1 if wildcards.service == "bad" else 0
-    params: service=lambda wildcards: wildcards.service
+    resources: service=lambda wildcards: wildcards.service
     shell:
         guard(
             'test {wildcards.service} = good || test -e healed || {{ REFUSED; }}; echo 1 > {output}',
@@ -285,6 +285,24 @@ rule b:
         assert len([e for e in events(tmp_path, "unit_start") if e["target"] == "a"]) == 1
         assert done.stderr.count("in quarantine since") <= 2, f"call {call}"
     assert (tmp_path / "runs/demo/b").exists()
+
+
+def test_a_guard_that_cannot_work_is_not_tried_without_end(tmp_path):
+    rules = """
+import os
+os.environ["RIPRESA_GUARD"] = "missing.py"
+
+rule all:
+    input: campaign.dir + "/a"
+
+rule a:
+    output: campaign.dir + "/a"
+    shell: guard('echo > {output}')
+"""
+    (tmp_path / "Snakefile").write_text(GUARDED + rules)
+    done = snakemake(tmp_path, "--retries", "100", check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("can't open file") == 5
 
 
 def test_durations_of_an_earlier_session_order_the_next(tmp_path):

@@ -20,6 +20,9 @@ Job = Any
 BREAKER = "breaker "
 """A scope is a resource: half-open it has as much as its breaker lets through, open it has none."""
 
+RETURNS = 4
+"""After so many starts without an attempt the next one is the last."""
+
 _HOST = os.uname().nodename
 _WILDCARD = re.compile(r"\{wildcards\.(\w+)\}")
 _SCOPE = re.compile(r"--scope (\w+)=((?:[^\s{}]|\{wildcards\.\w+\})+)(?=\s)")
@@ -36,6 +39,7 @@ class Units:
         self._withholding = Withholding(run, session)
         self._attempts: dict[Job, int] = {}
         self._started: set[Job] = set()
+        self._returns: dict[Job, int] = {}
         self._scopes: set[str] = set()
         self.durations = Durations.of(run)
 
@@ -65,15 +69,30 @@ class Units:
             return FREE
         if outlook.stopped:
             job.attempt = job.restart_times + 1
-        elif job in self._started and self._attempts.get(job) == outlook.attempts:
-            # Sent back without an attempt: what stood in its way will not be gone at once.
-            outlook = outlook._replace(
-                not_before=max(outlook.not_before, self._withholding.opens(time.time()))
-            )
+        elif outlook.attempts != self._attempts.get(job):
+            self._returns.pop(job, None)
+        elif job in self._started:
+            outlook = self._sent_back(job, outlook)
         self._started.discard(job)
         self._attempts[job] = outlook.attempts
         self._scopes.update(outlook.scopes)
         return outlook
+
+    def _sent_back(self, job: Job, outlook: Outlook) -> Outlook:
+        """The outlook of a unit that was started and came back without an attempt.
+
+        Its guard met an open breaker, or could not work at all (no journal to write, no interpreter):
+        that is not tried without end.
+        """
+        now = time.time()
+        until = self._withholding.opens(now)
+        if until is None:
+            returns = self._returns[job] = self._returns.get(job, 0) + 1
+            if returns == RETURNS:
+                job.attempt = job.restart_times + 1
+                return outlook
+            until = now + self._withholding.pause * 2**returns
+        return outlook._replace(not_before=max(outlook.not_before, until))
 
     def started(self, jobs: Iterable[Job]) -> None:
         """Remember which units start now."""
@@ -101,7 +120,7 @@ class Units:
 
     def opens(self, scopes: Iterable[str], now: float) -> float:
         """When to ask again for scopes in which nothing may start, in seconds since the epoch."""
-        return self._withholding.opens(now, scopes)
+        return self._withholding.opens(now, scopes) or now
 
 
 def units_of(dag: Any, logger: logging.Logger) -> Units | None:

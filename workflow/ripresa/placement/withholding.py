@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import NamedTuple
 
 from ripresa.journal import clock, records
 from ripresa.journal.paths import Run
 from ripresa.recovery import breaker, policy
 
-UNKNOWN_S = 5.0
-"""Look again after this time when nothing says until when to wait (the probes of a breaker are running)."""
+PAUSE_S = 5.0
+"""The wait when nothing says until when (while the probes of a breaker run); scaled as all waits are."""
 
 
 class Outlook(NamedTuple):
@@ -34,7 +35,6 @@ class Withholding:
         """``session`` is the id of this session; a unit refused in an earlier one may run again."""
         self._run = run
         self._session = session
-        self._settings: dict[str, Any] | None = None
         self._stamp: tuple[int, int] | None = None
         self._breakers: breaker.Breakers = {}
 
@@ -68,18 +68,32 @@ class Withholding:
         """How many units may start now, for the scopes whose breaker limits them."""
         self._refresh()
         allowed = {
-            scope: breaker.allowance(self._breakers, scope, now, self._settings)
+            scope: breaker.allowance(self._breakers, scope, now, policy.breaker_settings(self._policy))
             for scope in scopes
             if scope in self._breakers
         }
         return {scope: number for scope, number in allowed.items() if number is not None}
 
-    def opens(self, now: float, scopes: Iterable[str] | None = None) -> float:
-        """When to ask again for scopes (all by default) that let nothing through: seconds since the epoch."""
+    def opens(self, now: float, scopes: Iterable[str] | None = None) -> float | None:
+        """When to ask again for scopes (all by default) that let nothing through: seconds since the epoch.
+
+        None if no breaker of theirs is open or half-open.
+        """
         self._refresh()
-        scopes = self._breakers if scopes is None else scopes
-        times = [breaker.closed_until(self._breakers, {"scopes": [scope]}, now) for scope in scopes]
-        return min((time for time in times if time), default=now + UNKNOWN_S)
+        entries = [self._breakers[s] for s in scopes or self._breakers if s in self._breakers]
+        tripped = [entry for entry in entries if entry["state"] != breaker.CLOSED]
+        times = [clock.seconds(entry.get("until")) for entry in tripped if entry["state"] == breaker.OPEN]
+        ahead = [until for until in times if until > now]
+        return min(ahead, default=now + self.pause) if tripped else None
+
+    @property
+    def pause(self) -> float:
+        """How long to wait, in s, when nothing says until when."""
+        return PAUSE_S * float(self._policy.get("time_scale", 1.0))
+
+    @cached_property
+    def _policy(self) -> policy.Policy:
+        return policy.load(self._run)
 
     def _refresh(self) -> None:
         try:
@@ -90,5 +104,3 @@ class Withholding:
         stamp = status.st_mtime_ns, status.st_ino
         if stamp != self._stamp:
             self._stamp, self._breakers = stamp, breaker.load(self._run)
-        if self._settings is None:
-            self._settings = policy.breaker_settings(policy.load(self._run))
