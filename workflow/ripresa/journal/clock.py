@@ -13,9 +13,11 @@ def iso(seconds: float | None = None) -> str:
 
 def seconds(text: str | None) -> float:
     """Seconds since the epoch of an ISO 8601 time; 0.0 for an absent or unreadable one."""
+    if not text:
+        return 0.0
     from datetime import datetime
 
     try:
-        return datetime.fromisoformat(text).timestamp() if text else 0.0
+        return datetime.fromisoformat(text).timestamp()
     except (TypeError, ValueError):
         return 0.0
