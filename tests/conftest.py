@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -252,6 +253,6 @@ def overlapping(history):
     real = [record for record in history if record["outcome"] not in ("adopted", "released")]
     return [
         (earlier["attempt"], later["attempt"])
-        for earlier, later in zip(real, real[1:], strict=False)
+        for earlier, later in pairwise(real)
         if clock.seconds(later["started"]) < clock.seconds(earlier["ended"])
     ]

@@ -22,7 +22,8 @@ def refusal(unit: Unit, last: dict[str, Any]) -> str | None:
     if decision == "refused" and last.get("session") == unit.session:
         return f"given up for this run after attempt {last.get('attempt')} ({failure_class})"
     same = last.get("command_sha256") == unit.digest
-    if decision == "quarantine" and same and not newer(unit, clock.seconds(last.get("ended"))):
+    ended = clock.seconds(last.get("ended"))
+    if decision == "quarantine" and same and not newer(unit, ended, ended):
         return (
             f"in quarantine since attempt {last.get('attempt')} ({failure_class}): {last.get('evidence')}; "
             f"correct the cause, then `ripresa release {unit.target}`"

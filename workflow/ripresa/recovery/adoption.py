@@ -115,7 +115,8 @@ def adopt(unit: Unit, last: dict[str, Any], since: float) -> bool:
     number = int(last["attempt"])
     staged = publish.staged_paths(unit.run, unit.target, number, unit.outputs)
     there = [s if os.path.lexists(s) else o for s, o in zip(staged, unit.outputs, strict=True)]
-    if not all(map(os.path.lexists, there)) or newer(unit, clock.seconds(last.get("started"))):
+    began, ended = clock.seconds(last.get("started")), clock.seconds(last.get("ended"))
+    if not all(map(os.path.lexists, there)) or newer(unit, began, ended):
         return False
     if not _as_published(unit, last, there):
         unit.say(f"the output of attempt {number} was damaged after it was published; executing it again")
@@ -145,21 +146,24 @@ def _as_published(unit: Unit, last: dict[str, Any], paths: list[str]) -> bool:
     return [publish.checksum(path) for path in paths] == sums
 
 
-def newer(unit: Unit, since: float) -> bool:
-    """Whether an input, or a file that the command names, changed after a moment."""
+def newer(unit: Unit, started: float, ended: float) -> bool:
+    """Whether an input changed since an attempt started, or a file that the command names since it ended.
+
+    The command may itself have written what it names, but not its inputs.
+    """
     import shlex
 
-    def words(text: str) -> set[str]:
-        try:
-            return set(shlex.split(text, comments=True))
-        except ValueError:
-            return set(text.split())
-
-    named = words(unit.command)
+    try:
+        inputs = shlex.split(unit.inputs)
+        lexer = shlex.shlex(unit.command, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words = list(lexer)
+    except ValueError:
+        inputs, words = unit.inputs.split(), unit.command.split()
     # `--config=FILE` names a file, too. Directories change with every file made in them.
-    named.update(word.rpartition("=")[2] for word in list(named))
-    return any(_modified(word) > since for word in words(unit.inputs)) or any(
-        _modified(word, files_only=True) > since for word in named
+    named = {*words, *(word.rpartition("=")[2] for word in words)}
+    return any(_modified(path) > started for path in inputs) or any(
+        _modified(word, files_only=True) > ended for word in named
     )
 
 

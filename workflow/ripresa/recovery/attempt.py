@@ -188,6 +188,7 @@ def _fail(
     from ripresa.recovery import failure
 
     run, target = unit.run, unit.target
+    disk_full = failure.is_full(run.dir)
     publish.discard(run, target)
     record["ended"] = clock.iso()
     history = attempts.read(run, target)
@@ -200,6 +201,7 @@ def _fail(
             failure_class=failure_class,
             evidence=problem,
             oom_killed=oom_killed,
+            disk_full=disk_full,
         )
     except Exception as error:  # a mistake in judging must not cost the record of what happened
         record.update(
@@ -222,11 +224,13 @@ def _fail(
             evidence=record["evidence"],
             decision="retry",
         )
-    then = {"retry": f"retry {'after ' + record['not_before'] if record['not_before'] else 'at once'}"}
-    unit.say(
-        f"attempt {record['attempt']} failed ({record['failure_class']}): {record['evidence']}; "
-        f"{then.get(record['decision'], record['decision'])}; log: {log}"
-    )
+    # The journal logger tells it from the events just written.
+    if not os.environ.get("RIPRESA_LOGGER"):
+        again = f"retry {'after ' + record['not_before'] if record['not_before'] else 'at once'}"
+        unit.say(
+            f"attempt {record['attempt']} failed ({record['failure_class']}): {record['evidence']}; "
+            f"{again if record['decision'] == 'retry' else record['decision']}; log: {log}"
+        )
     return False
 
 

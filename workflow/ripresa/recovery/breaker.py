@@ -119,8 +119,9 @@ def allowance(table: Breakers, scope: str, now: float, settings: dict[str, Any] 
 def closed_until(table: Breakers, record: dict[str, Any], now: float) -> float:
     """Until when an open breaker holds the unit of an attempt record back; 0.0 if none does."""
     until = 0.0
-    for scope in record.get("scopes") or []:
-        entry = table.get(scope)
+    scopes = record.get("scopes")
+    for scope in scopes if isinstance(scopes, list) else []:
+        entry = table.get(scope) if isinstance(scope, str) else None
         if entry is not None and entry["state"] == OPEN:
             until = max(until, clock.seconds(entry.get("until")))
     return until if until > now else 0.0

@@ -13,6 +13,7 @@ from ripresa.recovery import breaker, policy
 from ripresa.recovery.classifier import classify
 
 _HEAD, _TAIL = 256 * 1024, 256 * 1024
+_FULL = 16 * 1024
 _RETRY_AFTER = re.compile(
     r"retry[-_ ]after['\"]?\s*[:=]?\s*['\"]?(\d+(?:\.\d+)?)\s*(ms|s\b|sec|min|$|['\"},])?", re.I | re.M
 )
@@ -32,6 +33,15 @@ def read_log(path: str) -> str:
     except OSError:
         return ""
     return data.decode("utf-8", "replace")
+
+
+def is_full(directory: str) -> bool:
+    """Whether a file system has no space or no files left, as far as it tells."""
+    try:
+        there = os.statvfs(directory)
+    except OSError:
+        return False
+    return there.f_bavail * there.f_frsize < _FULL or (there.f_files > 0 and there.f_favail == 0)
 
 
 def retry_after(text: str) -> float | None:
@@ -54,6 +64,7 @@ def settle(
     failure_class: str | None,
     evidence: str | None,
     oom_killed: bool,
+    disk_full: bool,
 ) -> None:
     """Complete the record of a failed attempt with its class, evidence and decision.
 
@@ -74,6 +85,10 @@ def settle(
         )
         failure_class, evidence, sensible = verdict.failure_class, verdict.evidence, verdict.retry
         record.update(outcome="failed", classifier_rule=verdict.rule)
+        if failure_class == "unknown" and disk_full:
+            # The log is on the same disk, and the message that would say so found no place in it.
+            failure_class, evidence = "disk", f"no space is left on the file system of {run.dir}"
+            record.update(classifier_rule="guard")
     else:
         record.update(
             outcome="interrupted" if failure_class == "cancelled" else "failed", classifier_rule="guard"
