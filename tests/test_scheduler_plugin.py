@@ -15,6 +15,9 @@ from snakemake.scheduling import greedy
 from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake_interface_scheduler_plugins.tests import DummyDAG, TestSchedulerBase
 
+from ripresa.journal import records
+from ripresa.journal.paths import Run
+from ripresa.placement.withholding import Withholding
 from snakemake_scheduler_plugin_recovery import Scheduler
 from snakemake_scheduler_plugin_recovery.control import Alarm
 
@@ -436,7 +439,49 @@ def test_alarm_keeps_one_timer_and_takes_the_earliest():
     alarm.set(start)
     time.sleep(0.1)
     assert len(rung) == 2
-    assert alarm._timer is not None and alarm._timer.daemon
+
+
+def test_alarm_can_be_set_from_its_own_ringing():
+    rung = []
+
+    def wake():
+        rung.append(time.time())
+        if len(rung) < 5:
+            alarm.set(time.time() + 0.01)
+
+    alarm = Alarm(wake)
+    alarm.set(0)
+    time.sleep(0.5)
+    assert len(rung) == 5
+
+
+def test_an_open_breaker_of_the_host_of_the_last_attempt_says_nothing_about_this_one(tmp_path):
+    run = Run(tmp_path)
+    scopes = ["host:elsewhere", "workload:fio"]
+    records.append(run.attempts("a"), {"attempt": 1, "decision": "retry", "scopes": scopes})
+    outlook = Withholding(run, "now").outlook(["a"], scopes=["host:here"])
+    assert outlook.scopes == ("host:here", "workload:fio")
+
+
+@pytest.mark.parametrize(
+    ("record", "retried", "stopped"),
+    [
+        ({"decision": "refused", "session": "now"}, False, True),
+        ({"decision": "refused", "session": "before"}, True, False),
+        ({"decision": "quarantine", "session": "now"}, False, True),
+        ({"decision": "quarantine", "session": "before"}, False, False),
+        ({"decision": "quarantine", "session": "before"}, True, True),
+        ({"decision": "done"}, False, False),
+        ({"decision": ["garbage"], "attempt": "?", "not_before": 3, "scopes": [1, None]}, False, False),
+        ({"decision": "retry", "attempt": None, "not_before": "soon", "scopes": [1, None]}, True, False),
+    ],
+)
+def test_what_a_record_says_about_the_next_start(tmp_path, record, retried, stopped):
+    run = Run(tmp_path)
+    records.append(run.attempts("a"), record)
+    outlook = Withholding(run, "now").outlook(["a"], retried=retried)
+    assert outlook.stopped is stopped
+    assert outlook.not_before == 0.0
 
 
 @pytest.mark.parametrize("seed", range(5))

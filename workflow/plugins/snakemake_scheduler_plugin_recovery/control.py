@@ -31,14 +31,19 @@ class Alarm:
 
     def set(self, at: float) -> None:
         """Wake up at a time in seconds since the epoch, or before."""
-        if self._timer is not None and self._timer.is_alive():
+        if self._timer is not None:
             if self._at <= at:
                 return
             self._timer.cancel()
         self._at = at
-        self._timer = threading.Timer(min(max(0.0, at - time.time()), LONGEST_SLEEP_S), self._wake)
+        self._timer = threading.Timer(min(max(0.0, at - time.time()), LONGEST_SLEEP_S), self._ring)
         self._timer.daemon = True
         self._timer.start()
+
+    def _ring(self) -> None:
+        # First of all: who is woken up may set the alarm again before this thread is gone.
+        self._timer = None
+        self._wake()
 
 
 class _Draining:

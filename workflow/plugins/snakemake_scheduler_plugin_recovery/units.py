@@ -69,7 +69,10 @@ class Units:
             return FREE
         if outlook.stopped:
             job.attempt = job.restart_times + 1
-        elif outlook.attempts != self._attempts.get(job):
+            self._started.discard(job)
+            self._attempts.pop(job, None)
+            return outlook
+        if outlook.attempts != self._attempts.get(job):
             self._returns.pop(job, None)
         elif job in self._started:
             outlook = self._sent_back(job, outlook)
@@ -104,7 +107,7 @@ class Units:
         self._started.difference_update(ended)
         changed = False
         for job in ended:
-            del self._attempts[job]
+            self._attempts.pop(job, None)
             for target in self.targets(job):
                 changed |= self.durations.learn(records.last(self._run.attempts(target)))
         return changed

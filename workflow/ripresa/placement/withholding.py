@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ripresa.journal import clock, records
 from ripresa.journal.paths import Run
@@ -54,7 +54,7 @@ class Withholding:
             attempts += number if isinstance(number, int) else 0
             if decision == "retry":
                 not_before = max(not_before, clock.seconds(record.get("not_before")))
-                belongs.update(scope for scope in record.get("scopes") or [] if isinstance(scope, str))
+                belongs.update(_scopes(record))
             elif decision == "refused":
                 stopped |= record.get("session") == self._session
             elif decision == "quarantine":
@@ -104,3 +104,10 @@ class Withholding:
         stamp = status.st_mtime_ns, status.st_ino
         if stamp != self._stamp:
             self._stamp, self._breakers = stamp, breaker.load(self._run)
+
+
+def _scopes(record: dict[str, Any]) -> Iterable[str]:
+    """The scopes of an attempt that its unit belongs to wherever it runs next: not the host it ran on."""
+    for scope in record.get("scopes") or []:
+        if isinstance(scope, str) and not scope.startswith("host:"):
+            yield scope
