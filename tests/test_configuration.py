@@ -782,3 +782,11 @@ def test_commented_defaults_of_the_recovery_file_are_the_defaults(files):
 def test_a_run_that_is_read_needs_no_schemas():
     code = "import sys, ripresa.configuration; sys.exit('jsonschema' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+
+
+def test_the_hint_for_a_number_is_one_that_yaml_reads_as_a_number():
+    from ripresa.configuration.messages import _hint
+
+    for text in ("1e-12", "1E20", "0.5", "3"):
+        written = _hint(text, "number").removeprefix("; write ").removesuffix(" without quotes")
+        assert yaml.safe_load(written) == float(text)

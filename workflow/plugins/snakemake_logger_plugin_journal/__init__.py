@@ -128,6 +128,8 @@ class LogHandler(LogHandlerBase):
             self._run = Run(directory)
             self._chronicle = Chronicle(self._run, os.environ.get("RIPRESA_SESSION", ""))
             self._follower = Follower(self._run.events)
+            if self._lines:
+                os.environ["RIPRESA_LOGGER"] = "journal"  # guards leave telling of failures to it
         return True
 
     def _job_stats(self, record: logging.LogRecord, lines: Lines | None) -> bool:

@@ -150,7 +150,10 @@ def _hint(value: Any, wanted: str | list[str]) -> str:
         return "; put it in quotes"
     if isinstance(value, str) and ("number" in wanted or "integer" in wanted):
         try:
-            return f"; write {float(value):.15g} without quotes"
+            mantissa, e, exponent = f"{float(value):.15g}".partition("e")
         except ValueError:
             return ""
+        # YAML takes an exponent for a number's only after a decimal point.
+        point = ".0" if e and "." not in mantissa else ""
+        return f"; write {mantissa}{point}{e}{exponent} without quotes"
     return ""

@@ -112,7 +112,7 @@ def _state(
     elif os.path.lexists(run.path(target)):
         state = COMPLETED
         failure_class = None
-    elif unit.get("skipped"):
+    elif unit.get("skipped") and not number:
         state, reason = SKIPPED, str(unit["skipped"])
     elif live is False:
         state = STALE
