@@ -101,13 +101,13 @@ class LogHandler(LogHandlerBase):
         return False
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self.common_settings.dryrun:
-            plan.note(record)
-            return
         if self._stop.is_set():
             return
         try:
-            self._take(record)
+            if self.common_settings.dryrun:
+                plan.note(record)
+            else:
+                self._take(record)
         except OSError:
             self._lines = None  # the terminal is gone; the run and its journal go on
         except Exception:
