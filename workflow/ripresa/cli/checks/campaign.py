@@ -128,9 +128,11 @@ def _journal(run: Run) -> Iterator[Check]:
         for path in (run.recovery, run.breakers)
         if os.path.exists(path) and not isinstance(records.read_json(path), dict)
     ]
-    if os.path.exists(run.units):
+    if os.path.isfile(run.units):
         with open(run.units, "rb") as file:
             damaged += [run.units] if any(records.parse(line) is None for line in file) else []
+    elif os.path.exists(run.units):
+        damaged.append(run.units)
     if damaged:
         fix = f"{_CALL}: it writes them anew; until then defaults hold"
         yield Check("journal", WARN, f"cannot be read in full: {', '.join(damaged)}", fix)
