@@ -27,12 +27,14 @@ class Kind(NamedTuple):
 class _Stock(Lot, Generic[Job]):
     """The ready jobs of one kind."""
 
-    __slots__ = ("jobs", "kind")
+    __slots__ = ("jobs", "kind", "place")
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(0, kind.demand)
         self.kind = kind
         self.jobs: dict[Job, None] = {}
+        self.place = 0
+        """Its place in the order of preference, which it may share with others."""
 
 
 class Ready(Generic[Job]):
@@ -48,7 +50,7 @@ class Ready(Generic[Job]):
         self._rank = rank
         self._home: dict[Job, _Stock[Job]] = {}
         self._stocks: dict[Kind, _Stock[Job]] = {}
-        self._tiers: list[list[list[_Stock[Job]]]] | None = None
+        self._tiers: list[list[_Stock[Job]]] | None = None
         self._total: dict[str, float] = {}
 
     def __len__(self) -> int:
@@ -94,35 +96,34 @@ class Ready(Generic[Job]):
         self.remove(taken)
         return taken
 
-    def _order(self) -> list[list[list[_Stock[Job]]]]:
-        """The stocks by priority, then by preference, then without an order."""
+    def _order(self) -> list[list[_Stock[Job]]]:
+        """The stocks by priority, and within one priority in order of preference."""
         if self._tiers is None:
             self._stocks = {kind: stock for kind, stock in self._stocks.items() if stock.size}
             stocks = sorted(self._stocks.values(), key=self._preference, reverse=True)
-            self._tiers = [
-                [list(equal) for _, equal in groupby(tier, self._preference)]
-                for _, tier in groupby(stocks, lambda stock: stock.kind.priority)
-            ]
+            for place, (_, equal) in enumerate(groupby(stocks, self._preference)):
+                for stock in equal:
+                    stock.place = place
+            self._tiers = [list(tier) for _, tier in groupby(stocks, lambda stock: stock.kind.priority)]
         return self._tiers
 
-    def _aligned(self, tier: list[list[_Stock[Job]]], free: Mapping[str, float]) -> list[_Stock[Job]]:
+    def _aligned(self, tier: list[_Stock[Job]], free: Mapping[str, float]) -> list[_Stock[Job]]:
         """The stocks of a tier that are not empty, in the order in which to consider them now."""
         weights = {
-            name: max(0.0, free[name]) / total**2 if total < UNLIMITED else 0.0
+            name: max(0.0, free[name]) / total**2
             for name, total in self._total.items()
-            if total > 0
+            if 0 < total < UNLIMITED and name in free
         }
 
-        def alignment(stock: _Stock[Job]) -> float:
-            return sum([weights[name] * amount for name, amount in stock.demand if name in weights])
+        def order(stock: _Stock[Job]) -> tuple[int, float]:
+            return stock.place, -sum(
+                [weights[name] * amount for name, amount in stock.demand if name in weights]
+            )
 
-        found: list[_Stock[Job]] = []
-        for equal in tier:
-            here = [stock for stock in equal if stock.size]
-            if len(here) > 1:
-                here[:SHORTLIST] = sorted(here[:SHORTLIST], key=alignment, reverse=True)
-            found += here
-        return found
+        stocks = [stock for stock in tier if stock.size]
+        if len(stocks) > 1:
+            stocks[:SHORTLIST] = sorted(stocks[:SHORTLIST], key=order)
+        return stocks
 
     def _preference(self, stock: _Stock[Job]) -> tuple[float, ...]:
         kind = stock.kind
