@@ -144,12 +144,22 @@ def _remove_gone(path: str) -> dict[str, Any] | None:
             os.rmdir(mutex)
         return None
     try:
-        previous = owner(path) or {}
-        if os.path.exists(path):
-            if os.path.getsize(path) and not _gone(previous, _modified(path)):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return {}
+        try:
+            info = os.fstat(fd)
+            previous = records.parse(os.read(fd, info.st_size)) or {}
+            if info.st_size and not _gone(previous, info.st_mtime):
+                return None
+            # Who was gone does not remove it any more, so if it still is there it stays until here.
+            if not _same_file(fd, path):
                 return None
             os.unlink(path)
-        return previous
+            return previous
+        finally:
+            os.close(fd)
     finally:
         os.rmdir(mutex)
 

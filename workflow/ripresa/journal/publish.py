@@ -141,7 +141,6 @@ def discard_all(run: Run, known: Callable[[str], bool]) -> None:
         for folder in list(folders):
             path = os.path.join(directory, folder)
             name, _, number = os.path.relpath(path, root).rpartition(".a")
-            if name and number.isdigit():
+            if number.isdigit() and known(name):
                 folders.remove(folder)
-                if known(name):
-                    _remove(path)
+                _remove(path)
