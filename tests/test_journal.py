@@ -351,14 +351,18 @@ def test_the_checksum_of_a_tree_knows_names_and_contents(tmp_path):
 
 
 def test_discarding_spares_the_neighbours(run):
-    targets = ["x.txt", "x.txt.b", "x.txt.a1b", "y.a1/z.txt", "y"]
+    targets = ["x.txt", "x.txt.b", "x.txt.a1b", "y.a1/z.txt", "y.a1/y"]
     staged = {target: run.staged(target, 1) for target in targets}
     for directory in staged.values():
         os.makedirs(directory)
     publish.discard(run, "x.txt")
     assert [target for target in targets if os.path.isdir(staged[target])] == targets[1:]
     publish.discard_all(run, lambda target: target == "y.a1/z.txt")
-    assert [target for target in targets if os.path.isdir(staged[target])] == ["x.txt.b", "x.txt.a1b", "y"]
+    assert [target for target in targets if os.path.isdir(staged[target])] == [
+        "x.txt.b",
+        "x.txt.a1b",
+        "y.a1/y",
+    ]
 
 
 # Breakers
