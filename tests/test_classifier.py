@@ -118,7 +118,7 @@ def test_evidence_names_the_ending_only_where_the_log_is_empty() -> None:
 
 
 def test_evidence_is_the_root_and_not_the_last_line() -> None:
-    log = "loading\nOSError: [Errno 28] No space left on device\nTraceback (most recent call last):\nexit code 1"
+    log = "loading\nOSError: [Errno 28] No space left on device\nTraceback (most recent call last):\nexit 1"
     assert classify(log).evidence == "OSError: [Errno 28] No space left on device"
 
 
