@@ -209,7 +209,7 @@ def test_status_for_people(controlled, killed):
         ["RUNNING", "work/slow.txt"],
         ["SKIPPED", "work/absent.txt"],
     ]
-    assert re.search(r"work/later.txt .* again in [45] min .*Connection timed out", text)
+    assert re.search(r"work/later.txt .* again in [345] min .*Connection timed out", text)
     after = ripresa(killed, "status", "--all", code=1).stdout
     assert "controller: none" in after and "work/good.txt" in after
 
@@ -276,7 +276,9 @@ def test_why_says_what_failed_and_what_to_do(killed):
 
 
 def test_why_for_what_needs_nobody(controlled, killed):
-    assert re.fullmatch(r"nothing: it is tried again at \S+, in [45] min .*", controlled["why"]["advice"])
+    advice = r"nothing: the running controller starts it at .*, in [345] min .*"
+    assert re.fullmatch(advice, controlled["why"]["advice"])
+    assert document(killed, "why", "later.txt")["advice"].startswith("call `snakemake --rerun-incomplete`")
     assert ripresa(killed, "why", "good.txt").stdout.endswith("to do: nothing: it is done\n")
     running = document(killed, "why", "slow.txt")
     assert running["running"]["attempt"] == 1 and running["advice"].startswith("nothing")
@@ -565,6 +567,11 @@ def test_report(copy):
 # --- usage, and files that are not as they should be ---
 
 
+def test_a_run_may_be_named_before_and_after_the_command(killed):
+    for words in (["--run", "small", "status"], ["status", "--run", "runs/small/"]):
+        assert document(killed, *words, code=1)["config"]["changed"] is False
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -574,6 +581,7 @@ def test_report(copy):
         ["status", "--run", "other"],
         ["status", "--run", "../small"],
         ["status", "--run", ""],
+        ["plan", "--surprise"],
         ["why"],
         ["verify", "surplus"],
         ["report", "--run", "other"],
@@ -657,18 +665,15 @@ def test_a_reader_that_leaves_is_no_error(killed):
 
 
 def test_an_interrupt_is_quiet(tmp_path):
+    os.mkfifo(tmp_path / "log")
+    command = [RIPRESA, "classify", "log"]
     process = subprocess.Popen(
-        [RIPRESA, "classify"],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    wchan = Path(f"/proc/{process.pid}/syscall")
-    until(lambda: wchan.read_text().startswith("0 0x0 "), "it does not read its standard input")
+    writer = os.open(tmp_path / "log", os.O_WRONLY)  # waits for the reader
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
+    os.close(writer)
     assert (process.returncode, out, err) == (130, b"", b"")
 
 

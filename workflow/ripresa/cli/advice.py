@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ripresa.cli.answers import lasted, printable
+from ripresa.cli.answers import lasted, local, printable
 from ripresa.journal import clock, state
 
 AGAIN = "`snakemake --rerun-incomplete`"
@@ -58,7 +58,6 @@ def advise(
     now: float,
 ) -> str:
     """The line for a unit in its state, with its newest failed or published attempt, if any."""
-    going = f"nothing: the running controller {{}}; it is process {(controller or {}).get('pid', '?')}"
     target = unit.target
     if unit.state == state.COMPLETED:
         return "nothing: it is done"
@@ -67,20 +66,17 @@ def advise(
     if unit.state == state.SKIPPED:
         return f"nothing, unless it should run here: {printable(unit.reason)}"
     if unit.state == state.STALE:
-        return f"{AGAIN}: its owner ended without a word; the call clears up and runs it again"
+        return f"call {AGAIN}, which clears up after the attempt that was cut short and runs it again"
     if unit.state == state.QUARANTINED:
         return f"{_remedy(record)}; then `ripresa release {target}` and {AGAIN}"
     if unit.state == state.FAILED:
         return f"{_remedy(record)}; then {AGAIN}, which tries it again"
+    when = "when its turn comes"
     if unit.state == state.WAITING:
-        wait = lasted(clock.seconds(unit.not_before) - now)
-        then = f"tried again at {unit.not_before}, in {wait}"
-        return (
-            f"nothing: it is {then}" if controller is not None else f"{AGAIN}: it is {then}, by a controller"
-        )
-    if controller is not None:
-        return going.format("starts it when its turn comes")
-    return f"{AGAIN}: it runs with the next call"
+        when = f"at {local(unit.not_before)}, in {lasted(clock.seconds(unit.not_before) - now)}"
+    if controller is None:
+        return f"call {AGAIN}, which starts it {when}"
+    return f"nothing: the running controller starts it {when}"
 
 
 def _remedy(record: Mapping[str, Any]) -> str:

@@ -10,10 +10,17 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"ripresa: {message}; see {self.prog} --help\n")
 
 
+def _run_id(text: str) -> str:
+    name = text.removeprefix("runs/").rstrip("/")
+    if not name or "/" in name or name.startswith("."):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a run; it is NAME in runs/NAME")
+    return name
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parse a command line; ends the process with 2, and one line on stderr, if it is wrong."""
     common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
-    common.add_argument("--run", metavar="RUN_ID", help="another run than the configured one")
+    common.add_argument("--run", metavar="RUN_ID", type=_run_id, help="another run than the configured one")
     common.add_argument("--json", action="store_true", help="answer with one JSON document")
     parser = _Parser(prog="ripresa", description=__doc__, parents=[common])
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -32,10 +32,7 @@ def named(arguments: argparse.Namespace) -> Run:
     """The run of ``--run``, else the configured one, whether or not it has started."""
     if arguments.run is None:
         return Run(f"{RUNS}/{configured()['run_id']}")
-    name = arguments.run.removeprefix(f"{RUNS}/").rstrip("/")
-    if not name or "/" in name or name.startswith("."):
-        raise Refusal(f"--run {printable(arguments.run)!r}: give the name of a run, as in {RUNS}/NAME")
-    return Run(f"{RUNS}/{name}")
+    return Run(f"{RUNS}/{arguments.run}")
 
 
 def existing() -> list[str]:

@@ -5,10 +5,12 @@ import os
 import re
 import subprocess
 import sys
+from itertools import takewhile
 
 from ripresa.cli import runs
 from ripresa.cli.answers import printable
 
+_STACK = ("Traceback ", "During handling of ", "The above exception ")
 _ERROR = re.compile(r"^\w*(Error|Exception)\b|: error: ")
 
 
@@ -32,7 +34,8 @@ def call(
 
 
 def error(text: str) -> str:
-    """The error in what Snakemake printed, as one line."""
+    """The first error in what Snakemake printed, as one line without any stack."""
     lines = [printable(line).strip() for line in text.splitlines() if line.strip()]
-    first = next((n for n, line in enumerate(lines) if _ERROR.search(line)), len(lines) - 1)
-    return " ".join(lines[max(first, 0) :])[:500] or "it said nothing; call snakemake --dry-run"
+    first = next((n for n, line in enumerate(lines) if _ERROR.search(line)), max(len(lines) - 1, 0))
+    told = list(takewhile(lambda line: not line.startswith(_STACK), lines[first:]))
+    return " ".join(told)[:500] or "it said nothing; call snakemake --dry-run"
