@@ -1,0 +1,1 @@
+"""Experiments of a sweep on GPUs and CPUs. Room only, so far."""

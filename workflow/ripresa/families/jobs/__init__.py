@@ -1,0 +1,1 @@
+"""Long jobs of a cluster, in segments that continue from checkpoints. Room only, so far."""
