@@ -1,6 +1,6 @@
 """Waiting holds nothing: units in backoff among many ready ones on two cores.
 
-    python evaluation/waiting.py [--units 30] [--failing 6] [--rounds 2]
+    python evaluation/waiting.py [--units 30] [--failing 6] [--rounds 3]
 
 Two campaigns of real guarded units run in turn: one of units that succeed, and the same with units
 that fail once, wait for some seconds and then succeed. Waiting must cost nothing: the makespan may be
@@ -78,7 +78,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--units", type=int, default=30)
     parser.add_argument("--failing", type=int, default=6)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     ratios = []
     for number in range(arguments.rounds):

@@ -11,6 +11,9 @@ from ripresa.placement.packing import LEVELS, Problem, Solver
 
 REMEMBERED = 4096
 
+PATIENCE = 10
+"""A solution that no round waits for any more may take this many times the limit of a round."""
+
 
 class Cbc(Solver):
     """Solves within a time limit, remembers what it solved, and takes a bounded share of the time.
@@ -28,9 +31,9 @@ class Cbc(Solver):
         share: float = 0.02,
         credit: float = 0.25,
     ) -> None:
-        """``time_limit`` in seconds a problem, ``credit`` seconds of solving before ``share`` applies."""
+        """``time_limit`` in seconds a round, ``credit`` seconds of solving before ``share`` applies."""
         self._warn = warn
-        self._time_limit = time_limit
+        self._time_limit = self._left = time_limit
         self._share = share
         self._known: OrderedDict[Problem, Sequence[int] | None] = OrderedDict()
         self._spent = -credit
@@ -49,23 +52,29 @@ class Cbc(Solver):
         now = time.monotonic()
         if self._broken or self._spent > self._share * (now - self._start):
             return None
-        if self._running is not None and self._running.is_alive():
+        if self._left <= 0 or (self._running is not None and self._running.is_alive()):
             return None
         self._running = threading.Thread(target=self._work, args=(problem,), daemon=True)
         self._running.start()
-        self._running.join(self._time_limit)
-        self._spent += time.monotonic() - now
+        self._running.join(self._left)
+        self._left -= time.monotonic() - now
         return self._known.get(problem)
 
+    def start_round(self) -> None:
+        """Grant the next problems the time limit anew."""
+        self._left = self._time_limit
+
     def _work(self, problem: Problem) -> None:
+        start = time.monotonic()
         try:
-            solution = solve(problem, self._time_limit)
+            solution = solve(problem, PATIENCE * self._time_limit)
         except (pulp.PulpError, OSError) as error:
             self._broken = True
             self._warn(
                 f"no integer programs from here on, packing jobs greedily: the CBC solver fails ({error})"
             )
             return
+        self._spent += time.monotonic() - start
         self._known[problem] = solution
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)

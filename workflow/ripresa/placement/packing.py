@@ -53,6 +53,9 @@ class Solver:
         """Counts per variable, or None when there is no answer in time."""
         return None
 
+    def start_round(self) -> None:
+        """The problems up to the next call belong to one round and share its time."""
+
 
 def fits(demand: Demand, free: Mapping[str, float], count: int) -> int:
     """How many of ``count`` jobs fit into the free resources."""

@@ -83,6 +83,7 @@ class Ready(Generic[Job]):
 
         Every resource that a job demands must be in ``capacity``.
         """
+        self._solver.start_round()
         free = dict(capacity)
         for name, amount in free.items():
             self._total[name] = max(amount, self._total.get(name, 0))
