@@ -7,7 +7,7 @@ from typing import Any
 
 from ripresa.cli import runs
 from ripresa.cli.answers import Answer, Refusal, Table, count
-from ripresa.journal import clock, events, leases, records, state
+from ripresa.journal import attempts, clock, events, leases, records, state
 from ripresa.journal.paths import Run
 
 _STOPPED = (state.QUARANTINED, state.FAILED)
@@ -47,7 +47,7 @@ def _release(run: Run, target: str) -> str | None:
         os.close(lease.fd)  # the file stays: it is the only trace of an attempt that has no record yet
         return "was interrupted; `snakemake --rerun-incomplete` clears that up"
     try:
-        last = records.last(run.attempts(target)) or {}
+        last = attempts.last(run, target)
         if last.get("decision") not in ("quarantine", "refused"):
             return "was released or executed just now"
         records.append(run.attempts(target), _record(run, target, last))

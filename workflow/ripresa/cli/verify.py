@@ -7,7 +7,7 @@ from typing import Any
 
 from ripresa.cli import runs
 from ripresa.cli.answers import Answer, Table, count
-from ripresa.journal import leases, publish, records
+from ripresa.journal import attempts, leases, publish
 from ripresa.journal.paths import Run
 
 MISSING, CHANGED, UNREADABLE, UNRECORDED = "missing", "changed", "unreadable", "unrecorded"
@@ -36,7 +36,7 @@ def answer(arguments: argparse.Namespace) -> Answer:
 def _verify(run: Run, target: str) -> tuple[int, list[dict[str, Any]]]:
     """How many files of a unit were compared, and what is wrong with which."""
     while True:
-        record = _newest(run, target)
+        record = attempts.last(run, target)
         promised = dict(_promised(target, record))
         wrong = [
             {"target": target, "file": file, "problem": problem, "attempt": record.get("attempt")}
@@ -49,20 +49,15 @@ def _verify(run: Run, target: str) -> tuple[int, list[dict[str, Any]]]:
             return len(promised), []
         if leases.held(run.lease(target)):
             return 0, []  # it is being made anew right now
-        if _newest(run, target) == record:
+        if attempts.last(run, target) == record:
             return len(promised), wrong
-
-
-def _newest(run: Run, target: str) -> dict[str, Any]:
-    return records.last(run.attempts(target)) or {}
 
 
 def _promised(target: str, record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (file, checksum) for all outputs, if the newest attempt of the unit published them."""
     if record.get("outcome") not in ("published", "adopted"):
         return
-    others = record.get("outputs")
-    promised = {target: record.get("output_sha256"), **(others if isinstance(others, dict) else {})}
+    promised = {target: record.get("output_sha256"), **(record.get("outputs") or {})}
     yield from ((file, checksum) for file, checksum in promised.items() if isinstance(checksum, str))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from ripresa.cli import runs
 from ripresa.cli.advice import advise
 from ripresa.cli.answers import Answer, Table, lasted, local, printable
-from ripresa.journal import clock, controller, leases, records, state
+from ripresa.journal import attempts, clock, controller, leases, state
 from ripresa.journal.paths import Run
 
 
@@ -19,15 +19,15 @@ def answer(arguments: argparse.Namespace) -> Answer:
     target = runs.find_one(run, arguments.target)
     now = time.time()
     unit = state.state_of(run, target, now)
-    history = [record for record in records.read(run.attempts(target)) if record.get("outcome")]
+    history = [record for record in attempts.read(run, target) if record.get("outcome")]
     running = _running(run, target, history) if unit.state == state.RUNNING else None
-    attempts = [record for record in history if record["outcome"] != "released"]
+    made = [record for record in history if record["outcome"] != "released"]
     document = {
         "run_id": run.run_id,
         **unit._asdict(),
         "history": history,
         "running": running,
-        "advice": advise(unit, attempts[-1] if attempts else {}, controller.holder(run), now),
+        "advice": advise(unit, made[-1] if made else {}, controller.holder(run), now),
     }
     stopped = unit.state in (state.FAILED, state.QUARANTINED)
     return Answer(document, lambda: _text(run, unit, document, now), 1 if stopped else 0)
@@ -38,7 +38,7 @@ def _running(run: Run, target: str, history: list[dict[str, Any]]) -> dict[str, 
     owner = leases.owner(run.lease(target)) or {}
     number = owner.get("attempt")
     if not isinstance(number, int):
-        number = 1 + max((r["attempt"] for r in history if isinstance(r.get("attempt"), int)), default=0)
+        number = 1 + max((record["attempt"] for record in history), default=0)
     named = {key: owner.get(key) for key in ("host", "pid", "started", "session")}
     return {"attempt": number, **named, "log": os.path.abspath(run.log(target, number))}
 
@@ -65,7 +65,7 @@ def _text(run: Run, unit: state.UnitState, document: dict[str, Any], now: float)
 
 def _attempt(run: Run, record: dict[str, Any]) -> Iterable[str]:
     began, ended = clock.seconds(record.get("started")), clock.seconds(record.get("ended"))
-    number, outcome = record.get("attempt", "?"), printable(record["outcome"])
+    number, outcome = record["attempt"], printable(record["outcome"])
     if outcome == "released":
         yield f"released by hand at {local(record.get('ended'))} on {_where(record)}"
         return
@@ -92,8 +92,8 @@ def _attempt(run: Run, record: dict[str, Any]) -> Iterable[str]:
         yield f"  {'not before':<10}  {local(record['not_before'])}"
     log = record.get("log")
     if not isinstance(log, str) or not os.path.exists(log):  # the run was moved since
-        log = run.log(str(record.get("target")), number) if isinstance(number, int) else None
-    if log and os.path.exists(log):
+        log = run.log(str(record.get("target")), number)
+    if os.path.exists(log):
         yield f"  {'log':<10}  {printable(log)}"
 
 

@@ -4,7 +4,7 @@ import os
 import time
 from typing import Any, NamedTuple
 
-from ripresa.journal import clock, leases, records
+from ripresa.journal import attempts, clock, leases, records
 from ripresa.journal.paths import Run, quote
 from ripresa.recovery import breaker
 
@@ -100,12 +100,12 @@ def _state(
     breakers: dict[str, Any],
     now: float,
 ) -> UnitState:
-    record = records.last(run.attempts(target)) or {}
-    number = record.get("attempt")
+    record = attempts.last(run, target)
+    number = record.get("attempt", 0)
     live = claimed.get(quote(target)) if claimed else None
     not_before = None
     reason = None
-    failure_class = _text(record, "failure_class")
+    failure_class = record.get("failure_class")
     if live:
         state = RUNNING
         failure_class = None
@@ -118,7 +118,7 @@ def _state(
         state = STALE
     else:
         state = _decided(record)
-        reason = _text(record, "evidence")
+        reason = record.get("evidence")
         if state == PENDING and record.get("decision") == "retry":
             until = max(clock.seconds(record.get("not_before")), breaker.closed_until(breakers, record, now))
             if until > now:
@@ -128,7 +128,7 @@ def _state(
         rule=_text(unit, "rule") or _text(record, "rule"),
         family=_text(unit, "family") or target.partition("/")[0],
         state=state,
-        attempts=number if isinstance(number, int) else 0,
+        attempts=number,
         failure_class=failure_class,
         not_before=not_before,
         device=_text(record, "device"),
@@ -137,7 +137,7 @@ def _state(
 
 
 def _text(record: dict[str, Any], key: str) -> str | None:
-    """What a record says, if it is text, as in every record that the journal wrote."""
+    """What a line of the journal says, if it is text."""
     value = record.get(key)
     return value if isinstance(value, str) else None
 
