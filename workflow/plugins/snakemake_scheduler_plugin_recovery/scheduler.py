@@ -9,7 +9,7 @@ from snakemake_interface_scheduler_plugins.base import SchedulerBase
 from ripresa.placement.ilp import Cbc
 from ripresa.placement.packing import Demand
 from ripresa.placement.ready import Kind, Ready
-from snakemake_scheduler_plugin_recovery.control import Alarm, drain_on_term, reevaluate
+from snakemake_scheduler_plugin_recovery.control import Alarm, drain_on_term, no_collection, reevaluate
 from snakemake_scheduler_plugin_recovery.units import BREAKER, Job, units_of
 
 Sizes = Mapping[Any, int | None]
@@ -40,12 +40,14 @@ class Scheduler(SchedulerBase):
     ) -> list[Job]:
         """Choose the jobs to start now; the interface describes the arguments."""
         drain_on_term()
+        with no_collection():
+            return self._select(set(selectable_jobs), dict(available_resources), input_sizes)
+
+    def _select(self, offered: set[Job], resources: dict[str, Any], sizes: Sizes) -> list[Job]:
         now = time.time()
-        capacity = {
-            name: amount for name, amount in available_resources.items() if not isinstance(amount, str)
-        }
-        self._notice(set(selectable_jobs), frozenset(capacity), input_sizes)
-        self._end_waits(now, input_sizes)
+        capacity = {name: amount for name, amount in resources.items() if not isinstance(amount, str)}
+        self._notice(offered, frozenset(capacity), sizes)
+        self._end_waits(now, sizes)
         closed = self._units.limit(capacity, now) if self._units else []
         selected = self._ready.take(capacity)
         self._known.difference_update(selected)
