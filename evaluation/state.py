@@ -128,13 +128,13 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with tempfile.TemporaryDirectory() as root:
         run, held = make(Path(root), arguments.units)
-        worst = 0.0
+        slowest = 0.0
         for options in ([], ["--all"], ["--json"]):
             durations = []
             for _ in range(arguments.rounds):
                 duration, output = seconds(Path(root), run, options)
                 durations.append(duration)
-            worst = max(worst, *durations)
+            slowest = max(slowest, statistics.median(durations))
             print(
                 f"ripresa status {' '.join(options):7} median {statistics.median(durations):.2f} s, "
                 f"worst {max(durations):.2f} s",
@@ -144,8 +144,8 @@ def main() -> int:
         print(f"{len(document['units'])} units, {len(held)} held: {document['counts']}")
         print(f"configuration compared: changed is {document['config']['changed']}")
     complete = len(document["units"]) == arguments.units and document["config"]["changed"] is False
-    print(f"worst of {3 * arguments.rounds} calls: {worst:.2f} s (goal: at most {arguments.goal} s)")
-    return 0 if complete and worst <= arguments.goal else 1
+    print(f"slowest median: {slowest:.2f} s (goal: at most {arguments.goal} s)")
+    return 0 if complete and slowest <= arguments.goal else 1
 
 
 if __name__ == "__main__":
