@@ -16,7 +16,7 @@ run: $(READY)
 
 # The quick tier; ARGS goes to pytest.
 test: $(READY)
-	pytest -m "not slow" $(ARGS)
+	pytest -n 2 -m "not slow" $(ARGS)
 
 # The tier that measures and kills for minutes.
 slow: $(READY)
@@ -37,9 +37,11 @@ lock: $(READY)
 
 # Everything that make and the tools leave behind, except runs/: results are for people to delete.
 clean:
+	rm -f $(notdir $(filter-out profiles/default,$(wildcard profiles/*)))
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis workflow/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# Snakemake looks for `--profile NAME` in the working directory, hence the links.
 # Redone when the lock file or the package's definition changes; a set-up that was cut short leaves no stamp.
 $(READY): requirements.lock pyproject.toml
 	@if ! $(BIN)/python -c "import pip" 2>/dev/null; then \
@@ -54,4 +56,5 @@ $(READY): requirements.lock pyproject.toml
 	fi
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@for profile in $(filter-out profiles/default,$(wildcard profiles/*)); do ln -sfn $$profile $$(basename $$profile); done
 	@touch $@

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 from ripresa.journal import clock, leases, records
@@ -83,7 +84,13 @@ def prepare(directory: Path, units: list[dict[str, object]]) -> None:
 
 def mix(number: int, rng: random.Random) -> list[dict[str, object]]:
     """Three in five units are quick, one in five fails the first time, one in five is slow."""
-    kinds = [("ok", 0.0, 0.3), ("ok", 0.0, 0.3), ("ok", 0.0, 0.3), ("transient", 0.0, 0.2), ("slow", 0.5, 2.5)]
+    kinds = [
+        ("ok", 0.0, 0.3),
+        ("ok", 0.0, 0.3),
+        ("ok", 0.0, 0.3),
+        ("transient", 0.0, 0.2),
+        ("slow", 0.5, 2.5),
+    ]
     return [
         {"kind": kind, "n": n, "seconds": round(rng.uniform(low, high), 2)}
         for n in range(number)
@@ -95,7 +102,7 @@ def finish(directory: Path) -> None:
     """Call snakemake once and let it end."""
     done = subprocess.run(CALL, cwd=directory, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"the campaign did not come to its end:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+        raise SystemExit(f"the campaign did not come to its end:\n{done.stderr[-6000:]}")
 
 
 def targets(directory: Path) -> dict[str, bytes]:
@@ -123,11 +130,12 @@ class Judge(threading.Thread):
     def run(self) -> None:
         while not self.over.wait(0.05):
             self.looks += 1
-            self.wrong |= {t for t, content in targets(self.directory).items() if content != self.expected.get(t)}
+            seen = targets(self.directory)
+            self.wrong |= {target for target in seen if seen[target] != self.expected.get(target)}
 
 
 def storm(directory: Path, kills: int, rng: random.Random) -> Counter[str]:
-    """Start and kill the controller; returns how often alone, with its group, or not at all (it had ended)."""
+    """Start and kill the controller; counts the kills alone, with its group, and too late (it had ended)."""
     done: Counter[str] = Counter()
     for number in range(kills):
         with open(directory / "output.log", "ab") as log:
@@ -150,7 +158,7 @@ def overlaps(history: list[dict[str, object]]) -> int:
     real = [r for r in history if r["outcome"] != "adopted"]
     return sum(
         clock.seconds(str(later["started"])) < clock.seconds(str(earlier["ended"]))
-        for earlier, later in zip(real, real[1:], strict=False)
+        for earlier, later in pairwise(real)
     )
 
 
@@ -178,27 +186,33 @@ def main() -> int:
         seconds = time.perf_counter() - began
         judge.over.set()
         judge.join()
-        run = Run(stormy / "runs/storm")
-        histories = {target: records.read(run.attempts(target)) for target in expected}
-        outcomes = Counter(str(record["outcome"]) for history in histories.values() for record in history)
-        twice = [t for t, history in histories.items() if sum(r["outcome"] == "published" for r in history) != 1]
-        recorded = sum(map(overlaps, histories.values()))
-        seen = stormy / "judge/overlaps"
-        locked = len(seen.read_text().splitlines()) if seen.exists() else 0
-        executions = len((stormy / "judge/executions").read_text().splitlines())
-        same = targets(stormy) == expected
-        held = sum(bool(leases.held(str(path))) for path in Path(run.leases).glob("*.lock"))
-        print(f"units {len(expected)}, kills {dict(kills)}")
-        print(f"undisturbed {undisturbed:.1f} s, storm {seconds:.1f} s, executions {executions}, records {dict(outcomes)}")
-        print(f"targets equal to the undisturbed ones, byte for byte: {same}")
-        print(f"units not published exactly once: {len(twice)} {twice[:5]}")
-        print(f"overlapping attempts: {recorded} by the records, {locked} by the judge's locks")
-        print(f"targets seen wrong in between ({judge.looks} looks at all): {len(judge.wrong)} {sorted(judge.wrong)[:5]}")
-        print(f"leases held after the end: {held}; manual commands: 0")
-        hit = arguments.kills - kills["ended before the kill"]
-        good = same and not twice and not recorded and not locked and not judge.wrong and not held
-        print(f"kills that hit a running controller: {hit} of {arguments.kills}")
-        return 0 if good and not kills["ended before the kill"] else 1
+        print(f"undisturbed {undisturbed:.1f} s; storm {seconds:.1f} s with kills {dict(kills)}")
+        good = verdict(stormy, expected, judge)
+    hit = arguments.kills - kills["ended before the kill"]
+    print(f"kills that hit a running controller: {hit} of {arguments.kills}")
+    return 0 if good and hit == arguments.kills else 1
+
+
+def verdict(directory: Path, expected: dict[str, bytes], judge: Judge) -> bool:
+    """Print what became of a campaign after the storm; whether nothing was lost, repeated or damaged."""
+    run = Run(directory / "runs/storm")
+    histories = {target: records.read(run.attempts(target)) for target in expected}
+    outcomes = Counter(str(record["outcome"]) for history in histories.values() for record in history)
+    published = {t: sum(r["outcome"] == "published" for r in histories[t]) for t in histories}
+    twice = [target for target, times in published.items() if times != 1]
+    recorded = sum(map(overlaps, histories.values()))
+    seen = directory / "judge/overlaps"
+    locked = len(seen.read_text().splitlines()) if seen.exists() else 0
+    executions = len((directory / "judge/executions").read_text().splitlines())
+    same = targets(directory) == expected
+    held = sum(bool(leases.held(str(path))) for path in Path(run.leases).glob("*.lock"))
+    print(f"units {len(expected)}, executions {executions}, attempt records {dict(outcomes)}")
+    print(f"targets equal to the undisturbed ones, byte for byte: {same}")
+    print(f"units not published exactly once: {len(twice)} {twice[:5]}")
+    print(f"overlapping attempts: {recorded} by the records, {locked} by the judge's locks")
+    print(f"targets seen wrong in between, in {judge.looks} looks at all: {len(judge.wrong)}")
+    print(f"leases held after the end: {held}; manual commands: 0")
+    return same and not (twice or recorded or locked or judge.wrong or held)
 
 
 if __name__ == "__main__":
