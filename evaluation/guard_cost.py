@@ -42,7 +42,11 @@ onsuccess:
     campaign.end()
 """
 
-RIPRESA = ["--nolock", "--rerun-incomplete", "--retries", "100"]
+# As in profiles/default.
+RIPRESA = [
+    "--scheduler", "recovery", "--logger", "journal", "--nolock", "--rerun-incomplete", "--keep-going",
+    "--retries", "100", "--show-failed-logs",
+]  # fmt: skip
 
 
 def run(snakefile: str, units: int, options: list[str]) -> float:
