@@ -50,11 +50,11 @@ class Guarded:
         rules = {**policy.default(), "time_scale": 0.0, "rules": [], **changes}
         records.write_json(self.run.recovery, rules)
 
-    def start(self, command, *, session="one", scopes=(), resources=(), inputs="", **environment):
+    def start(self, command, *, session="one", scopes=(), resources=(), inputs="", prefix=(), **environment):
         """Start the guard; ``command`` is the shell text, with ``{output}`` for the staged output."""
         for form in ("", *(f".{name}" for name in self.names), *(f"[{n}]" for n in range(len(self.outputs)))):
             command = command.replace(f"{{output{form}}}", f"__RIPRESA_OUTPUT{form}__")
-        words = [sys.executable, "-IS", str(GUARD), "rule", "digest"]
+        words = [*prefix, sys.executable, "-IS", str(GUARD), "rule", "digest"]
         for option, values in (("--scope", scopes), ("--resource", resources)):
             words += [word for value in values for word in (option, value)]
         words += [word for n, p in self.names.items() for word in ("--name", f"{n}={self.run.path(p)}")]
