@@ -58,6 +58,11 @@ def group_of(pid: int) -> int | None:
 
 def group(leader: int) -> list[int]:
     """Living members of a process group on this host; zombies left out (Linux only)."""
+    return [pid for pid, fields in group_stats(leader) if fields[0] not in (b"Z", b"X")]
+
+
+def group_stats(leader: int) -> list[tuple[int, list[bytes]]]:
+    """The members of a process group with the fields of /proc/PID/stat from the state (the third) on."""
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -67,8 +72,8 @@ def group(leader: int) -> list[int]:
                 fields = file.read().rpartition(b")")[2].split()
         except OSError:
             continue
-        if int(fields[2]) == leader and fields[0] not in (b"Z", b"X"):
-            found.append(int(name))
+        if int(fields[2]) == leader:
+            found.append((int(name), fields))
     return found
 
 

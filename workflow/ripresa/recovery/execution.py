@@ -197,17 +197,9 @@ class Execution:
     def _sample(self) -> float:
         """Memory (the peak is kept) and CPU seconds of the group now, from /proc."""
         ticks = pages = 0
-        for name in os.listdir("/proc"):
-            if not name.isdigit():
-                continue
-            try:
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    fields = file.read().rpartition(b")")[2].split()
-            except OSError:
-                continue
-            if int(fields[2]) == self.pid:
-                ticks += sum(map(int, fields[11:15]))
-                pages += int(fields[21])
+        for _, fields in processes.group_stats(self.pid):
+            ticks += sum(map(int, fields[11:15]))
+            pages += int(fields[21])
         self.max_rss_mb = max(self.max_rss_mb, pages * _PAGE / 2**20)
         self.cpu_s = max(self.cpu_s, ticks / _TICK_PER_S)
         return ticks / _TICK_PER_S

@@ -1,0 +1,32 @@
+"""The evaluation commands in a short form, so that what they promise is checked with every change."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHORT = {
+    "bad_input": [],
+    "guard_cost": ["--units", "200", "--rounds", "1"],
+    "kill_storm": ["--units", "150", "--kills", "12"],
+    "state": [],
+    "waiting": ["--rounds", "1"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHORT)
+def test_an_evaluation_meets_its_goal(name: str) -> None:
+    command = [sys.executable, ROOT / "evaluation" / f"{name}.py", *SHORT[name]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+
+
+def test_every_evaluation_says_what_it_measures() -> None:
+    for path in ROOT.glob("evaluation/*.py"):
+        done = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{path.name}: {done.stderr}"
+        assert "usage" in done.stdout
