@@ -86,7 +86,8 @@ def main() -> int:
             for scheduler, figure in figures.items():
                 print(
                     f"    {scheduler:9} {figure['total']:8.2f} s ({figure['longest']:.3f} s)"
-                    f" in {figure['rounds']} rounds; makespan {figure['makespan']:.0f} s"
+                    f" in {figure['rounds']} rounds"
+                    + (", then cut off" if scheduler == "ilp" else f"; makespan {figure['makespan']:.0f} s")
                 )
     if arguments.real:
         failed |= really(arguments.real)
