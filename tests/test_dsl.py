@@ -418,3 +418,19 @@ def test_snakemake_says_what_is_wrong_with_a_sweep_and_shows_no_stack_of_ours(tm
     assert done.returncode == 1
     assert "f/{name}/{n}.txt: sweep.groups[0].product.name: a list is needed, not 'x'" in done.stderr
     assert "sweeps.py" not in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_run_within_a_unit_of_another_is_its_own(monkeypatch):
+    for name in ("FORCED", "LOGGER", "SCHEDULER", "SESSION", "RUN"):
+        monkeypatch.setenv(f"RIPRESA_{name}", "outer")
+    for name in ("PYTHON", "GUARD"):
+        monkeypatch.setenv(f"RIPRESA_{name}", "outer")
+    dsl_run.open_run("inner")
+    assert os.environ["RIPRESA_RUN"].endswith("runs/inner")
+    assert os.environ["RIPRESA_SESSION"] != "outer"
+    assert not {"RIPRESA_FORCED", "RIPRESA_LOGGER", "RIPRESA_SCHEDULER"} & set(os.environ)
+    monkeypatch.setenv("RIPRESA_SCHEDULER", "recovery")
+    session = os.environ["RIPRESA_SESSION"]
+    dsl_run.open_run("inner", main=False)
+    assert os.environ["RIPRESA_SESSION"] == session
+    assert os.environ["RIPRESA_SCHEDULER"] == "recovery"

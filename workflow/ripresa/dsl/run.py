@@ -101,7 +101,10 @@ def open_run(run_id: str, *, directory: str = "runs", main: bool = True) -> Camp
             os.path.dirname(os.path.abspath(ripresa.__file__)), "recovery", "__main__.py"
         ),
     )
-    os.environ.pop("RIPRESA_FORCED", None)
+    if main:
+        # What a Snakemake around this one (a unit may call one) said of itself does not hold here.
+        for name in ("RIPRESA_FORCED", "RIPRESA_LOGGER", "RIPRESA_SCHEDULER"):
+            os.environ.pop(name, None)
     _current = Campaign(path, session)
     return _current
 
