@@ -421,6 +421,7 @@ def test_snakemake_says_what_is_wrong_with_a_sweep_and_shows_no_stack_of_ours(tm
 
 
 def test_a_run_within_a_unit_of_another_is_its_own(monkeypatch):
+    monkeypatch.setattr(dsl_run, "_current", None)
     for name in ("FORCED", "LOGGER", "SCHEDULER", "SESSION", "RUN"):
         monkeypatch.setenv(f"RIPRESA_{name}", "outer")
     for name in ("PYTHON", "GUARD"):
