@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import overlapping, wait_until
-from ripresa.journal import clock, leases, processes, publish, records
+from ripresa.journal import clock, leases, processes, publish, records, state
 from ripresa.recovery import validators
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -430,6 +430,7 @@ def test_the_guard_is_killed_and_the_command_lives_on(guard):
     first.wait()
     pid = pid_in(guard.directory / "pid")
     assert alive(pid) and leases.held(guard.run.lease("out.txt"))
+    assert state.state_of(guard.run, "out.txt").state == "STALE"
     assert guard("echo 1 > {output}", session="two") == 0
     assert not alive(pid)
     assert guard.outcomes() == [("interrupted", "retry"), ("published", "done")]

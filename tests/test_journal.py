@@ -551,3 +551,16 @@ def test_states(run):
         "stale": "STALE", "done": "COMPLETED", "not": "SKIPPED",
     }  # fmt: skip
     lease.release()
+
+
+def test_a_unit_born_after_the_manifest_is_shown_and_one_that_left_is_not(tmp_path):
+    from ripresa.journal.state import states
+
+    run = Run(tmp_path / "runs/r")
+    done = {"attempt": 1, "outcome": "failed", "decision": "quarantine", "failure_class": "code"}
+    records.append(run.attempts("f/left.txt"), {**done, "target": "f/left.txt"})
+    os.utime(run.attempts("f/left.txt"), (1, 1))
+    records.write_lines(run.units, [{"session": "s"}, {"target": "f/stays.txt", "rule": "r", "family": "f"}])
+    records.append(run.attempts("f/born.txt"), {**done, "target": "f/born.txt"})
+    found = {unit.target: unit.state for unit in states(run)}
+    assert found == {"f/born.txt": "QUARANTINED", "f/stays.txt": "PENDING"}

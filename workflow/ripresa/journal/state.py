@@ -4,7 +4,7 @@ import os
 import time
 from typing import Any, NamedTuple
 
-from ripresa.journal import attempts, clock, leases, records
+from ripresa.journal import attempts, clock, leases, processes, records
 from ripresa.journal.paths import Run, quote
 from ripresa.recovery import breaker
 
@@ -44,19 +44,16 @@ def states(run: Run, now: float | None = None) -> list[UnitState]:
     units = {unit["target"]: unit for unit in listed}
     claimed = _claimed(run)
     breakers = breaker.load(run)
-    # A unit that left the campaign counts no more, unless nothing says what the campaign is.
-    return [
-        _state(run, target, units.get(target, {}), claimed, breakers, now)
-        for target in sorted(units or _attempted(run))
-    ]
+    targets = units.keys() | _born(run, units)
+    return [_state(run, target, units.get(target, {}), claimed, breakers, now) for target in sorted(targets)]
 
 
 def state_of(run: Run, target: str, now: float | None = None) -> UnitState:
     """Derive the state of one unit; one that nobody knows is PENDING."""
     now = time.time() if now is None else now
     unit = next((unit for unit in records.iterate(run.units) if unit.get("target") == target), {})
-    live = leases.held(run.lease(target))
-    claimed = {} if live is None else {quote(target): live}
+    lease = run.lease(target)
+    claimed = {quote(target): _lives(lease)} if os.path.lexists(lease) else {}
     return _state(run, target, unit, claimed, breaker.load(run), now)
 
 
@@ -66,6 +63,19 @@ def counts(units: list[UnitState]) -> dict[str, int]:
     for unit in units:
         found[unit.state] = found.get(unit.state, 0) + 1
     return {state: found[state] for state in STATES if state in found}
+
+
+def _born(run: Run, units: dict[str, dict[str, Any]]) -> set[str]:
+    """Attempted units that the manifest lacks because a checkpoint made them after it was written.
+
+    Those that were attempted before it left the campaign and count no more. Without a manifest all count.
+    """
+    others = set(_attempted(run)) - units.keys()
+    try:
+        written = os.stat(run.units).st_mtime
+    except OSError:
+        return others
+    return {target for target in others if os.stat(run.attempts(target)).st_mtime >= written}
 
 
 def _attempted(run: Run) -> list[str]:
@@ -86,10 +96,13 @@ def _claimed(run: Run) -> dict[str, bool]:
     except OSError:
         return {}
     return {
-        name.removesuffix(".lock"): bool(leases.held(f"{run.leases}/{name}"))
-        for name in names
-        if name.endswith(".lock")
+        name.removesuffix(".lock"): _lives(f"{run.leases}/{name}") for name in names if name.endswith(".lock")
     }
+
+
+def _lives(lease: str) -> bool:
+    """Whether a guard holds a lease, and not just what a killed one left running."""
+    return bool(leases.held(lease)) and processes.alive(leases.owner(lease) or {}) is not False
 
 
 def _state(
