@@ -441,6 +441,15 @@ def test_the_guard_is_killed_and_the_command_lives_on(guard):
     assert overlapping(guard.records) == []
 
 
+def test_a_unit_that_always_ends_its_guard_is_given_up_for_the_session(guard):
+    for _ in range(21):  # the next guard records the end of the one before
+        guard(GUARD_DIED)
+    assert guard(GUARD_DIED) == 1
+    assert "given up for this run" in guard.said
+    assert guard.outcomes() == [("interrupted", "retry")] * 20 + [("interrupted", "refused")]
+    assert guard("echo 1 > {output}", session="two") == 0
+
+
 def test_orphans_that_left_their_group_are_found(guard):
     first = guard.start("setsid -f bash -c 'echo $$ > pid; sleep 60'; sleep 0.2; " + GUARD_DIED)
     first.wait()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.2
 _KILLED_S = 5.0
+_INTERRUPTED = 20
 _MISSED = 1000
 """A lease that claims to be this many attempts ahead of the records is not believed."""
 
@@ -94,10 +95,19 @@ def close_interrupted(unit: Unit, lease: leases.Lease) -> None:
         pid=previous.get("pid"),
         session=previous.get("session"),
         evidence="the guard of this attempt ended without a word (killed, or the machine went down)",
-        decision="retry",
     )
+    record["decision"] = "refused" if _keeps_ending_guards(unit, record) else "retry"
     records.append(unit.run.attempts(unit.target), record)
     emit(unit.run, "unit_end", target=unit.target, attempt=number, outcome="interrupted")
+
+
+def _keeps_ending_guards(unit: Unit, record: dict[str, Any]) -> bool:
+    """Whether the guards of a unit ended so often, under one living controller, that it must be the unit."""
+    from ripresa.recovery import policy
+
+    history = policy.since_reset([*records.read(unit.run.attempts(unit.target)), record], unit.session)
+    ended = (r.get("outcome") == "interrupted" and r.get("session") == unit.session for r in history)
+    return sum(ended) > _INTERRUPTED
 
 
 def adopt(unit: Unit, last: dict[str, Any], since: float) -> bool:
