@@ -17,7 +17,7 @@ try:
     config = resolve(config, Path("config"))
     campaign = open_run(config["run_id"], main=workflow.is_main_process)
     check_resume(campaign.dir, config)
-except ConfigurationError as error:
+except (ConfigurationError, NotADirectoryError) as error:
     raise WorkflowError(str(error))
 
 
@@ -29,9 +29,13 @@ onstart:
             policy=load_policy(config["recovery"]),
             forced=bool(workflow.dag_settings.forcerun or workflow.dag_settings.forceall),
         )
+        snapshot(campaign.dir, config)
     except RunIsHeld as error:
         raise WorkflowError(str(error))
-    snapshot(campaign.dir, config)
+    except OSError as error:
+        raise WorkflowError(
+            f"cannot write to {campaign.dir}: {error}; free space or repair it, then call again"
+        )
 
 
 def complete():

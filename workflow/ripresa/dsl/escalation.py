@@ -1,12 +1,11 @@
 """Escalation: what a unit's failures taught about the resources it takes, as a Snakemake resource."""
 
 import math
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ripresa.dsl import run
-from ripresa.journal import records
+from ripresa.journal import attempts
 from ripresa.recovery import policy
 
 if TYPE_CHECKING:
@@ -27,9 +26,8 @@ def escalated(
     journal = run.current().run
 
     def value(wildcards: Any) -> int:
-        path = journal.attempts(units.pattern.format(**dict(wildcards.items())))
-        # Asked again for every ready unit in every round: most have no attempts yet.
-        factor = policy.escalation(records.read(path), resource) if os.path.exists(path) else 1.0
+        target = units.pattern.format(**dict(wildcards.items()))
+        factor = policy.escalation(attempts.read(journal, target), resource)
         return max(1, int(min(amount * factor, limit)))
 
     return value

@@ -64,7 +64,8 @@ class Campaign:
         (a call may ask for a part only)."""
         earlier = records.read(self.run.units)
         same = bool(earlier) and earlier[0].get("config_sha256") == config_sha256
-        units = {unit["target"]: unit for unit in (earlier if same else []) if "target" in unit}
+        known = (unit for unit in earlier if isinstance(unit.get("target"), str))
+        units = {unit["target"]: unit for unit in known} if same else {}
         for path, rule in jobs:
             target = self.run.target_of(path)
             if target is not None:
@@ -86,10 +87,13 @@ def open_run(run_id: str, *, directory: str = "runs", main: bool = True) -> Camp
     """Open the campaign of this configuration; what units and guards are declared next belongs to it.
 
     ``main`` is False in the processes that Snakemake starts for single jobs: they belong to the
-    session of their controller.
+    session of their controller. Raises NotADirectoryError if something else has the place of the run.
     """
     global _current  # noqa: PLW0603 - rule files share one namespace and one campaign
     path = f"{directory}/{run_id}"
+    for place in (directory, path):
+        if os.path.lexists(place) and not os.path.isdir(place):
+            raise NotADirectoryError(f"{place} is not a directory, but runs live there; move it away")
     session = os.environ.get("RIPRESA_SESSION")
     if main or not session:
         session = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-{os.uname().nodename}-{os.getpid()}"

@@ -105,7 +105,7 @@ def _keeps_ending_guards(unit: Unit, record: dict[str, Any]) -> bool:
     """Whether the guards of a unit ended so often, under one living controller, that it must be the unit."""
     from ripresa.recovery import policy
 
-    history = policy.since_reset([*records.read(unit.run.attempts(unit.target)), record], unit.session)
+    history = policy.since_reset([*attempts.read(unit.run, unit.target), record], unit.session)
     ended = (r.get("outcome") == "interrupted" and r.get("session") == unit.session for r in history)
     return sum(ended) > _INTERRUPTED
 
