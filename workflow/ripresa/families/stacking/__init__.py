@@ -1,1 +1,5 @@
-"""Stacking of astronomical frames: eleven phases from raw lights to a stacked image. Room only, so far."""
+"""Stacking of astronomical frames: eleven phases from raw lights to a stacked image."""
+
+
+class StackingError(Exception):
+    """What cannot be stacked as it is; the message says what is wrong, where, and what to do, in one line."""
