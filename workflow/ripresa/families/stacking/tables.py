@@ -4,11 +4,15 @@ The same content gives the same bytes, so results can be compared as files.
 """
 
 import json
+import zipfile
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ripresa.families.stacking import Damaged
 
 _ABOUT = "about"
 
@@ -25,12 +29,27 @@ def save(path: str, about: dict[str, Any], **arrays: NDArray[Any]) -> None:
 def load(path: str, *names: str) -> tuple[dict[str, Any], Arrays]:
     """The document and the arrays of a table (only those in ``names``, if any are given).
 
-    Raises ValueError, OSError or KeyError if the file is no such table.
+    Raises OSError if there is no such file, Damaged if it is not as it was written (each array has a checksum).
     """
-    with np.load(path, allow_pickle=False) as file:
-        about = json.loads(bytes(file[_ABOUT]))
-        wanted = names or [name for name in file.files if name != _ABOUT]
-        return about, {name: file[name] for name in wanted}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(bytes(file[_ABOUT]))
+            wanted = names or [name for name in file.files if name != _ABOUT]
+            return about, {name: file[name] for name in wanted}
+    except (ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise Damaged(path, str(error) or type(error).__name__) from None
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """A JSON document between phases. Raises Damaged if it is none."""
+    try:
+        with open(path, "rb") as file:
+            document = json.loads(file.read())
+    except ValueError as error:
+        raise Damaged(path, str(error)) from None
+    if not isinstance(document, dict):
+        raise Damaged(path, "not a JSON object")
+    return document
 
 
 def gather(paths: Iterable[str], *names: str) -> tuple[list[dict[str, Any]], Arrays]:

@@ -1,0 +1,361 @@
+# Stacking: eleven phases, each a rule of its name, from raw light frames to a stacked image (docs/stacking.md).
+
+import json
+import subprocess
+import sys
+
+from ripresa.dsl import Parameters, Units, guard
+
+
+def stacking_plan(*chunks):
+    """The frames and their division into chunks: the family knows, which rule files do not import."""
+    asked = [sys.executable, "workflow/scripts/stacking_plan.py", json.dumps(config["stacking"])]
+    answer = subprocess.run(
+        [*asked, campaign.dir, str(workflow.cores or 1), *map(str, chunks)], capture_output=True, text=True
+    )
+    if answer.returncode:
+        raise WorkflowError(answer.stderr.strip())
+    return json.loads(answer.stdout)
+
+
+stack = stacking_plan()
+
+
+scattergather:
+    stacking=stack["chunks"],
+
+
+stacking_items = gather.stacking("{scatteritem}")
+if len(stacking_items) != stack["chunks"]:  # --set-scatter
+    stack = stacking_plan(len(stacking_items))
+
+
+def stacking_settings(*names):
+    """The part of the configuration that a phase depends on, so that nothing else makes it run again."""
+    return Parameters({name: config["stacking"].get(name) for name in names})
+
+
+def stacking_units(pattern):
+    """One unit for each chunk of frames or band of rows, or a single one."""
+    if "{scatteritem}" not in pattern:
+        return Units(pattern, parameters=[{}])
+    return Units(pattern, parameters=[{"scatteritem": item} for item in stacking_items])
+
+
+def stacking_chunk(wildcards):
+    return [path for _, path in stack["frames"][wildcards.scatteritem]]
+
+
+scans = stacking_units("stacking/scan/{scatteritem}.json")
+reference_grid = stacking_units("stacking/reference.json")
+registrations = stacking_units("stacking/registration/{scatteritem}.json")
+registered = stacking_units("stacking/registered/{scatteritem}.fits")
+normalization = stacking_units("stacking/normalization.npz")
+global_metrics = stacking_units("stacking/global_metrics.npz")
+tile_grid = stacking_units("stacking/tile_grid.json")
+local_metrics = stacking_units("stacking/local_metrics.npz")
+reconstructions = stacking_units("stacking/reconstruction/{scatteritem}.npz")
+clusters = stacking_units("stacking/clusters.json")
+synthetics = stacking_units("stacking/synthetic/{scatteritem}.npy")
+stacked = stacking_units("stacking/outputs/stacked.fit")
+stacking_plots = stacking_units("stacking/outputs/plots/frames.png")
+
+campaign.goals += stacked.targets() + stacking_plots.targets()
+campaign.phases = [
+    "SCAN_INPUT",
+    "REGISTRATION",
+    "CHANNEL_SPLIT",
+    "NORMALIZATION",
+    "GLOBAL_METRICS",
+    "TILE_GRID",
+    "LOCAL_METRICS",
+    "TILE_RECONSTRUCTION",
+    "STATE_CLUSTERING",
+    "SYNTHETIC_FRAMES",
+    "STACKING",
+]
+
+STAR_TABLES = gather.stacking(scans.beside(".npz"))
+CELL_TABLES = gather.stacking(registered.beside(".npz"))
+
+
+if stack["simulated"]:
+
+    simulated = stacking_units("stacking/simulated/truth.json")
+
+    rule stacking_simulate:
+        output:
+            simulated.target,
+            stack["simulated"],
+        log:
+            simulated.log,
+        params:
+            settings=stacking_settings("simulate"),
+        shell:
+            guard(
+                "python workflow/scripts/stacking_simulate.py {params.settings:q} {output[0]}",
+                validate="json",
+            )
+
+
+masters = stacking_units("stacking/masters.npz")
+calibrated = any(config["stacking"]["calibration"][kind] for kind in ("bias", "dark", "flat"))
+MASTERS = masters.targets() if calibrated else []
+
+if calibrated:
+
+    rule stacking_masters:
+        output:
+            masters.target,
+        log:
+            masters.log,
+        params:
+            settings=stacking_settings("calibration"),
+        shell:
+            guard("python workflow/scripts/stacking_masters.py {params.settings:q} {output}")
+
+
+rule SCAN_INPUT:
+    input:
+        masters=MASTERS,
+        frames=stacking_chunk,
+    output:
+        manifest=scans.target,
+        stars=scans.beside(".npz"),
+    log:
+        scans.log,
+    params:
+        settings=stacking_settings("bayer", "on_bad_frame", "calibration"),
+        frames=lambda w: json.dumps(stack["frames"][w.scatteritem]),
+    shell:
+        guard(
+            "python workflow/scripts/stacking_scan_input.py {params.settings:q} {params.frames:q} "
+            "{output.manifest} {output.stars} {input.masters:q}",
+            validate={"manifest": "json"},
+        )
+
+
+# The pixel grid of the stack is chosen once: frames that come later do not move it.
+rule stacking_reference:
+    input:
+        ancient(STAR_TABLES),
+    output:
+        reference_grid.target,
+    log:
+        reference_grid.log,
+    params:
+        settings=stacking_settings("lights", "simulate", "bayer", "reference", "mode"),
+    shell:
+        guard(
+            "python workflow/scripts/stacking_reference.py {params.settings:q} {output} {input:q}",
+            validate="json",
+        )
+
+
+rule REGISTRATION:
+    input:
+        masters=MASTERS,
+        frames=stacking_chunk,
+        stars=scans.beside(".npz"),
+        reference=reference_grid.target,
+    output:
+        registrations.target,
+    log:
+        registrations.log,
+    params:
+        settings=stacking_settings("registration"),
+    shell:
+        guard(
+            "python workflow/scripts/stacking_registration.py {params.settings:q} {output} "
+            "{input.stars:q} {input.reference:q} {input.masters:q}",
+            validate="json",
+        )
+
+
+rule CHANNEL_SPLIT:
+    input:
+        masters=MASTERS,
+        frames=stacking_chunk,
+        stars=scans.beside(".npz"),
+        reference=reference_grid.target,
+        registration=registrations.target,
+    output:
+        frames=registered.target,
+        cells=registered.beside(".npz"),
+    log:
+        registered.log,
+    params:
+        settings=stacking_settings("registration"),
+    shell:
+        guard(
+            "python workflow/scripts/stacking_channel_split.py {params.settings:q} {output.frames} "
+            "{output.cells} {input.stars:q} {input.registration:q} {input.reference:q} {input.masters:q}"
+        )
+
+
+rule NORMALIZATION:
+    input:
+        reference=reference_grid.target,
+        stars=STAR_TABLES,
+        registrations=registrations.targets(),
+        cells=CELL_TABLES,
+    output:
+        normalization.target,
+    log:
+        normalization.log,
+    shell:
+        guard(
+            "python workflow/scripts/stacking_normalization.py {output} {input.reference:q} "
+            "--stars {input.stars:q} --registrations {input.registrations:q} --cells {input.cells:q}"
+        )
+
+
+rule GLOBAL_METRICS:
+    input:
+        normalization=normalization.target,
+        stars=STAR_TABLES,
+        registrations=registrations.targets(),
+        cells=CELL_TABLES,
+    output:
+        global_metrics.target,
+    log:
+        global_metrics.log,
+    params:
+        settings=stacking_settings("quality"),
+    shell:
+        guard(
+            "python workflow/scripts/stacking_global_metrics.py {params.settings:q} {output} "
+            "{input.normalization:q} --stars {input.stars:q} --registrations {input.registrations:q} "
+            "--cells {input.cells:q}"
+        )
+
+
+rule TILE_GRID:
+    input:
+        global_metrics=global_metrics.target,
+        reference=reference_grid.target,
+    output:
+        tile_grid.target,
+    log:
+        tile_grid.log,
+    shell:
+        guard(
+            "python workflow/scripts/stacking_tile_grid.py {output} {input.global_metrics:q} {input.reference:q}",
+            validate="json",
+        )
+
+
+rule LOCAL_METRICS:
+    input:
+        normalization=normalization.target,
+        global_metrics=global_metrics.target,
+        tile_grid=tile_grid.target,
+        stars=STAR_TABLES,
+        registrations=registrations.targets(),
+        cells=CELL_TABLES,
+    output:
+        local_metrics.target,
+    log:
+        local_metrics.log,
+    params:
+        settings=stacking_settings("weighting", "psf_exponent"),
+    shell:
+        guard(
+            "python workflow/scripts/stacking_local_metrics.py {params.settings:q} {output} "
+            "{input.normalization:q} {input.global_metrics:q} {input.tile_grid:q} --stars {input.stars:q} "
+            "--registrations {input.registrations:q} --cells {input.cells:q}"
+        )
+
+
+rule TILE_RECONSTRUCTION:
+    input:
+        normalization=normalization.target,
+        tile_grid=tile_grid.target,
+        local_metrics=local_metrics.target,
+        frames=registered.targets(),
+        cells=CELL_TABLES,
+    output:
+        reconstructions.target,
+    log:
+        reconstructions.log,
+    params:
+        settings=stacking_settings("rejection"),
+    shell:
+        guard(
+            "python workflow/scripts/stacking_tile_reconstruction.py {params.settings:q} {output} "
+            "{wildcards.scatteritem} {input.normalization:q} {input.tile_grid:q} {input.local_metrics:q} "
+            "--frames {input.frames:q} --cells {input.cells:q}"
+        )
+
+
+rule STATE_CLUSTERING:
+    input:
+        reference=reference_grid.target,
+        global_metrics=global_metrics.target,
+        local_metrics=local_metrics.target,
+        reconstructions=reconstructions.targets(),
+    output:
+        clusters.target,
+    log:
+        clusters.log,
+    params:
+        settings=stacking_settings("clusters"),
+    shell:
+        guard(
+            "python workflow/scripts/stacking_state_clustering.py {params.settings:q} {output} "
+            "{input.global_metrics:q} {input.local_metrics:q} {input.reference:q}",
+            validate="json",
+        )
+
+
+rule SYNTHETIC_FRAMES:
+    input:
+        normalization=normalization.target,
+        tile_grid=tile_grid.target,
+        local_metrics=local_metrics.target,
+        clusters=clusters.target,
+        reconstruction=reconstructions.target,
+        frames=registered.targets(),
+        cells=CELL_TABLES,
+    output:
+        synthetics.target,
+    log:
+        synthetics.log,
+    shell:
+        guard(
+            "python workflow/scripts/stacking_synthetic_frames.py {output} {wildcards.scatteritem} "
+            "{input.normalization:q} {input.tile_grid:q} {input.local_metrics:q} {input.clusters:q} "
+            "{input.reconstruction:q} --frames {input.frames:q} --cells {input.cells:q}"
+        )
+
+
+rule STACKING:
+    input:
+        reference=reference_grid.target,
+        normalization=normalization.target,
+        global_metrics=global_metrics.target,
+        tile_grid=tile_grid.target,
+        local_metrics=local_metrics.target,
+        clusters=clusters.target,
+        stars=STAR_TABLES,
+        registrations=registrations.targets(),
+        reconstructions=reconstructions.targets(),
+        synthetics=synthetics.targets(),
+    output:
+        stack=stacked.target,
+        preview=stacked.beside(".png"),
+        table=f"{campaign.dir}/stacking/outputs/frames.csv",
+        validation=f"{campaign.dir}/stacking/outputs/validation.json",
+    log:
+        stacked.log,
+    params:
+        settings=stacking_settings("weighting", "psf_exponent", "rejection", "clusters", "validation"),
+    shell:
+        guard(
+            "python workflow/scripts/stacking_stacking.py {params.settings:q} {output.stack} "
+            "{input.reference:q} {input.normalization:q} {input.global_metrics:q} {input.tile_grid:q} "
+            "{input.local_metrics:q} {input.clusters:q} --stars {input.stars:q} "
+            "--registrations {input.registrations:q} --reconstructions {input.reconstructions:q} "
+            "--synthetics {input.synthetics:q}",
+            validate={"validation": "json"},
+        )

@@ -1,0 +1,16 @@
+"""Phase 8: SETTINGS (JSON) OUTPUT GLOBAL_METRICS LOCAL_METRICS REFERENCE."""
+
+import json
+import sys
+
+from ripresa.families.stacking.clustering import cluster
+from ripresa.families.stacking.commands import reported
+
+
+def main(settings: str, output: str, global_metrics: str, local_metrics: str, reference: str) -> None:
+    with reported():
+        cluster(global_metrics, local_metrics, reference, json.loads(settings), output)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
