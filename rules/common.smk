@@ -28,6 +28,7 @@ onstart:
             config_sha256=sha256(config),
             policy=load_policy(config["recovery"]),
             forced=bool(workflow.dag_settings.forcerun or workflow.dag_settings.forceall),
+            needed=(job.rule.name for job in workflow.dag.needrun_jobs()),
         )
         snapshot(campaign.dir, config)
     except RunIsHeld as error:

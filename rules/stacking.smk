@@ -47,7 +47,12 @@ def stacking_chunk(wildcards):
 
 
 scans = stacking_units("stacking/scan/{scatteritem}.json")
-reference_grid = stacking_units("stacking/reference.json")
+# Its settings are in its name, because Snakemake overlooks a changed parameter of a job with ancient input.
+reference_grid = Units(
+    "stacking/reference/{digest}.json",
+    parameters=[stacking_settings("lights", "recursive", "simulate", "bayer", "reference")],
+)
+REFERENCE = reference_grid.targets()[0]
 registrations = stacking_units("stacking/registration/{scatteritem}.json")
 registered = stacking_units("stacking/registered/{scatteritem}.fits")
 normalization = stacking_units("stacking/normalization.npz")
@@ -75,8 +80,8 @@ campaign.phases = [
     "STACKING",
 ]
 
-STAR_TABLES = gather.stacking(scans.beside(".npz"))
-CELL_TABLES = gather.stacking(registered.beside(".npz"))
+STARS = f"{campaign.dir}/stacking/scan/{{scatteritem}}.npz"
+CELLS = f"{campaign.dir}/stacking/registered/{{scatteritem}}.npz"
 
 
 if stack["simulated"]:
@@ -138,13 +143,13 @@ rule SCAN_INPUT:
 # The pixel grid of the stack is chosen once: frames that come later do not move it.
 rule stacking_reference:
     input:
-        ancient(STAR_TABLES),
+        ancient(gather.stacking(STARS)),
     output:
         reference_grid.target,
     log:
         reference_grid.log,
     params:
-        settings=stacking_settings("lights", "simulate", "bayer", "reference", "mode"),
+        settings=reference_grid.params,
     shell:
         guard(
             "python workflow/scripts/stacking_reference.py {params.settings:q} {output} {input:q}",
@@ -156,8 +161,8 @@ rule REGISTRATION:
     input:
         masters=MASTERS,
         frames=stacking_chunk,
-        stars=scans.beside(".npz"),
-        reference=reference_grid.target,
+        stars=STARS,
+        reference=REFERENCE,
     output:
         registrations.target,
     log:
@@ -176,9 +181,9 @@ rule CHANNEL_SPLIT:
     input:
         masters=MASTERS,
         frames=stacking_chunk,
-        stars=scans.beside(".npz"),
-        reference=reference_grid.target,
-        registration=registrations.target,
+        stars=STARS,
+        reference=REFERENCE,
+        registration=f"{campaign.dir}/{registrations.pattern}",
     output:
         frames=registered.target,
         cells=registered.beside(".npz"),
@@ -195,17 +200,19 @@ rule CHANNEL_SPLIT:
 
 rule NORMALIZATION:
     input:
-        reference=reference_grid.target,
-        stars=STAR_TABLES,
+        reference=REFERENCE,
+        stars=gather.stacking(STARS),
         registrations=registrations.targets(),
-        cells=CELL_TABLES,
+        cells=gather.stacking(CELLS),
     output:
         normalization.target,
     log:
         normalization.log,
+    params:
+        settings=stacking_settings("mode"),
     shell:
         guard(
-            "python workflow/scripts/stacking_normalization.py {output} {input.reference:q} "
+            "python workflow/scripts/stacking_normalization.py {params.settings:q} {output} {input.reference:q} "
             "--stars {input.stars:q} --registrations {input.registrations:q} --cells {input.cells:q}"
         )
 
@@ -213,9 +220,9 @@ rule NORMALIZATION:
 rule GLOBAL_METRICS:
     input:
         normalization=normalization.target,
-        stars=STAR_TABLES,
+        stars=gather.stacking(STARS),
         registrations=registrations.targets(),
-        cells=CELL_TABLES,
+        cells=gather.stacking(CELLS),
     output:
         global_metrics.target,
     log:
@@ -233,7 +240,7 @@ rule GLOBAL_METRICS:
 rule TILE_GRID:
     input:
         global_metrics=global_metrics.target,
-        reference=reference_grid.target,
+        reference=REFERENCE,
     output:
         tile_grid.target,
     log:
@@ -250,9 +257,9 @@ rule LOCAL_METRICS:
         normalization=normalization.target,
         global_metrics=global_metrics.target,
         tile_grid=tile_grid.target,
-        stars=STAR_TABLES,
+        stars=gather.stacking(STARS),
         registrations=registrations.targets(),
-        cells=CELL_TABLES,
+        cells=gather.stacking(CELLS),
     output:
         local_metrics.target,
     log:
@@ -273,7 +280,7 @@ rule TILE_RECONSTRUCTION:
         tile_grid=tile_grid.target,
         local_metrics=local_metrics.target,
         frames=registered.targets(),
-        cells=CELL_TABLES,
+        cells=gather.stacking(CELLS),
     output:
         reconstructions.target,
     log:
@@ -290,7 +297,7 @@ rule TILE_RECONSTRUCTION:
 
 rule STATE_CLUSTERING:
     input:
-        reference=reference_grid.target,
+        reference=REFERENCE,
         global_metrics=global_metrics.target,
         local_metrics=local_metrics.target,
         reconstructions=reconstructions.targets(),
@@ -299,7 +306,7 @@ rule STATE_CLUSTERING:
     log:
         clusters.log,
     params:
-        settings=stacking_settings("clusters"),
+        settings=stacking_settings("mode", "clusters"),
     shell:
         guard(
             "python workflow/scripts/stacking_state_clustering.py {params.settings:q} {output} "
@@ -314,9 +321,9 @@ rule SYNTHETIC_FRAMES:
         tile_grid=tile_grid.target,
         local_metrics=local_metrics.target,
         clusters=clusters.target,
-        reconstruction=reconstructions.target,
+        reconstruction=f"{campaign.dir}/{reconstructions.pattern}",
         frames=registered.targets(),
-        cells=CELL_TABLES,
+        cells=gather.stacking(CELLS),
     output:
         synthetics.target,
     log:
@@ -331,13 +338,13 @@ rule SYNTHETIC_FRAMES:
 
 rule STACKING:
     input:
-        reference=reference_grid.target,
+        reference=REFERENCE,
         normalization=normalization.target,
         global_metrics=global_metrics.target,
         tile_grid=tile_grid.target,
         local_metrics=local_metrics.target,
         clusters=clusters.target,
-        stars=STAR_TABLES,
+        stars=gather.stacking(STARS),
         registrations=registrations.targets(),
         reconstructions=reconstructions.targets(),
         synthetics=synthetics.targets(),

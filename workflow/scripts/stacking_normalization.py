@@ -1,5 +1,6 @@
-"""Phase 3: OUTPUT REFERENCE --stars FILE... --registrations FILE... --cells FILE..."""
+"""Phase 3: SETTINGS (JSON) OUTPUT REFERENCE --stars FILE... --registrations FILE... --cells FILE..."""
 
+import json
 import sys
 
 from ripresa.families.stacking.commands import grouped, reported
@@ -7,9 +8,11 @@ from ripresa.families.stacking.normalization import normalize
 
 
 def main(words: list[str]) -> None:
-    (output, reference), lists = grouped(words)
+    (settings, output, reference), lists = grouped(words)
     with reported():
-        normalize(lists["stars"], lists["registrations"], lists["cells"], reference, {}, output)
+        normalize(
+            lists["stars"], lists["registrations"], lists["cells"], reference, json.loads(settings), output
+        )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import os
 import re
 from typing import Any
 
+from ripresa.families.stacking import StackingError
 from ripresa.families.stacking.discovery import lights
 
 _ITEM = re.compile(r"(\d+)-of-(\d+)\.json")
@@ -17,9 +18,10 @@ _ITEM = re.compile(r"(\d+)-of-(\d+)\.json")
 def plan(settings: dict[str, Any], run: str, cores: int, chunks: int | None = None) -> dict[str, Any]:
     """The plan of a stack in the run directory ``run``.
 
-    Returns {"chunks": n, "frames": {"1-of-n": [[name, path], ...], ...}, "simulated": [path, ...]}. The number of
-    chunks is ``chunks``, else the configured one, else the one that the run has already, else one per core: to go on
-    with other cores repeats nothing. A frame that was scanned stays in its chunk; a new one joins the smallest.
+    Returns {"chunks": n, "frames": {"1-of-n": [[name, path], ...], ...}, "simulated": [path, ...]}. The
+    number of chunks is ``chunks``, else the configured one, else the one that the run has already, else one
+    per core: to go on with other cores repeats nothing. A frame that was scanned stays in its chunk; a new
+    one joins the smallest. Raises StackingError if there are too few frames.
     """
     directory = f"{run}/stacking"
     simulated = []
@@ -27,8 +29,18 @@ def plan(settings: dict[str, Any], run: str, cores: int, chunks: int | None = No
         count = settings["simulate"]["frames"]
         simulated = [f"{directory}/simulated/light_{n + 1:04d}.fits" for n in range(count)]
     frames = [(os.path.basename(path), path) for path in simulated] or lights(settings)
+    check_number(len(frames), settings["mode"], "light frames were found")
     count = chunks or settings["chunks"] or _present(directory) or cores
     return {"chunks": count, "frames": _divided(frames, count, directory), "simulated": simulated}
+
+
+def check_number(frames: int, mode: dict[str, Any], what: str) -> None:
+    """Refuse to stack too few frames."""
+    if frames < mode["minimum_frames"] and not mode["allow_few"]:
+        raise StackingError(
+            f"only {frames} {what}, and stacking.mode.minimum_frames is {mode['minimum_frames']}; add frames or "
+            f"set stacking.mode.allow_few: true"
+        )
 
 
 def _present(directory: str) -> int | None:
