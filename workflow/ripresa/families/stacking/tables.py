@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ripresa.families.stacking import Damaged
 
 _ABOUT = "about"
+_CHECKSUM = "crc32"
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -40,16 +41,28 @@ def load(path: str, *names: str) -> tuple[dict[str, Any], Arrays]:
         raise Damaged(path, str(error) or type(error).__name__) from None
 
 
+def write_json(path: str, document: dict[str, Any]) -> None:
+    """Write a JSON document between phases; it carries a checksum of itself."""
+    text = json.dumps(document | {_CHECKSUM: _checksum(document)}, indent=1, allow_nan=False)
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text + "\n")
+
+
 def read_json(path: str) -> dict[str, Any]:
-    """A JSON document between phases. Raises Damaged if it is none."""
+    """The document that `write_json` wrote. Raises OSError if there is none, Damaged if it is another."""
     try:
         with open(path, "rb") as file:
             document = json.loads(file.read())
-    except ValueError as error:
+        given = document.pop(_CHECKSUM, None)
+    except (ValueError, AttributeError) as error:
         raise Damaged(path, str(error)) from None
-    if not isinstance(document, dict):
-        raise Damaged(path, "not a JSON object")
+    if given != _checksum(document):
+        raise Damaged(path, "its checksum is another")
     return document
+
+
+def _checksum(document: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(document, sort_keys=True, allow_nan=False).encode())
 
 
 def gather(paths: Iterable[str], *names: str) -> tuple[list[dict[str, Any]], Arrays]:
