@@ -1,0 +1,424 @@
+"""One frame: what its FITS file says about it, and its pixels.
+
+Every way in which a file can be of no use has a reason in words; none ends the scan of the others.
+"""
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ripresa.families.stacking import StackingError
+from ripresa.families.stacking.header import BadHeader, Header, units
+
+Image = NDArray[np.float32]
+Facts = dict[str, Any]
+
+PATTERNS = ("RGGB", "BGGR", "GBRG", "GRBG")
+SMALLEST = 32  # px; less is no picture of the sky
+
+_AT_ONCE = 1 << 20  # bytes read, hashed and decoded while they are in the cache
+_DTYPES = {8: "|u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
+_KELVIN_FROM = 150.0
+_MJD_ZERO = datetime(1858, 11, 17, tzinfo=UTC)
+
+# What the stack takes over from the header of its reference: coordinates on the sky (with the distortions
+# that are in use: SIP, TPV, IRAF's), and who observed what, with what, from where.
+_KEPT = re.compile(
+    r"WCSAXES|WCSNAME|CTYPE[12]|CUNIT[12]|CRPIX[12]|CRVAL[12]|CDELT[12]|CROTA[12]|CD[12]_[12]|PC[12]_[12]"
+    r"|P[VS][12]_\d+|LONPOLE|LATPOLE|RADESYS|RADECSYS|EQUINOX|EPOCH|[AB]P?_ORDER|[AB]P?_\d_\d|[AB]_DMAX"
+    r"|WCSDIM|WAT\d_\d{3}"
+    r"|OBJECT|OBSERVER|TELESCOP|INSTRUME|OBSERVAT|FILTER|RA|DEC|OBJCTRA|OBJCTDEC|SITELAT|SITELONG|SITEELEV"
+    r"|LATITUDE|LONGITUD|LAT-OBS|LONG-OBS|ALT-OBS|FOCALLEN|APTDIA|APERTURE|XPIXSZ|YPIXSZ|PIXSIZE[12]"
+    r"|XBINNING|YBINNING|GAIN|EGAIN|OFFSET|ROWORDER"
+)
+
+_FIELDS = (
+    "name", "path", "status", "reason", "sha256", "bytes", "mtime", "kind", "bayer", "width", "height",
+    "exposure_s", "date_obs", "temperature_c", "gain", "filter", "object",
+)  # fmt: skip
+
+
+class Unusable(Exception):
+    """Why a file is no frame."""
+
+
+def inspect(path: str, name: str | None = None, bayer: str = "auto") -> Facts:
+    """What is known of the frame in the file ``path``: see `examine`, of which this is the first half."""
+    return examine(path, name, bayer)[0]
+
+
+def examine(
+    path: str, name: str | None = None, bayer: str = "auto", light: bool = True
+) -> tuple[Facts, Image | None]:
+    """Facts and pixels of a frame, from one reading of its file.
+
+    The facts are name, path, status ("ok" or "bad"), reason (of "bad"), sha256, bytes, mtime (ns), kind
+    ("mono", "cfa", "rgb"), bayer (pattern of the first two stored rows and columns), width, height (px),
+    exposure_s, date_obs (ISO 8601, UTC), temperature_c, gain, filter, object; of a usable frame also
+    `pixels` (where they are in the file, for `read_pixels`), `cards` (header cards that the stack takes
+    over) and `imagetyp`. What is not known is None. The pixels, float32 [C, H, W], are None for a bad
+    frame. ``light``: whether frames that say they are no lights are bad.
+
+    Raises StackingError if the header contradicts the configured Bayer pattern ``bayer``.
+    """
+    facts: Facts = dict.fromkeys(_FIELDS)
+    facts |= {"name": name or os.path.basename(path), "path": path, "status": "bad"}
+    image = None
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise Unusable("it is no file")
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            about = os.fstat(fd)
+            facts |= {"bytes": about.st_size, "mtime": about.st_mtime_ns}
+            digest = hashlib.sha256()
+            try:
+                facts |= _described(fd, about.st_size, facts["name"], bayer, light)
+                image = _read(fd, facts["pixels"], about.st_size, digest)
+                _check_content(image)
+            except (BadHeader, Unusable) as error:
+                facts["reason"] = str(error)
+            if image is None:
+                for block in _blocks(fd, 0, about.st_size):
+                    digest.update(block)
+            facts["sha256"] = digest.hexdigest()
+        finally:
+            os.close(fd)
+    except Unusable as error:
+        facts["reason"] = str(error)
+    except OSError as error:
+        facts["reason"] = f"it cannot be read: {error.strerror or error}"
+    if facts["reason"]:
+        for name in ("pixels", "cards", "imagetyp"):
+            facts.pop(name, None)
+        return facts, None
+    return facts | {"status": "ok"}, image
+
+
+def read_pixels(facts: Facts) -> Image:
+    """The pixels of a frame that was found usable before: float32 [C, H, W], NaN where the file has no value.
+
+    Raises StackingError if the file is no longer what it was: gone, of another size, or of another content
+    (looked at only if its modification time is another one).
+    """
+    name, path = facts["name"], facts["path"]
+    again = "run the command again, and it is scanned anew"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StackingError(f"frame {name}: {path} can no longer be read ({error.strerror})") from None
+    try:
+        about = os.fstat(fd)
+        if about.st_size != facts["bytes"]:
+            raise StackingError(f"frame {name}: {path} has another size since it was scanned; {again}")
+        if about.st_mtime_ns == facts["mtime"]:
+            return _read(fd, facts["pixels"], about.st_size)
+        digest = hashlib.sha256()
+        image = _read(fd, facts["pixels"], about.st_size, digest)
+        if digest.hexdigest() != facts["sha256"]:
+            raise StackingError(f"frame {name}: {path} has another content since it was scanned; {again}")
+        return image
+    except OSError as error:
+        raise StackingError(f"frame {name}: {path} cannot be read ({error.strerror})") from None
+    finally:
+        os.close(fd)
+
+
+def read_rows(facts: Facts, y0: int, y1: int) -> Image:
+    """Rows y0 <= y < y1 of a frame: float32 [C, y1 - y0, W]. Raises StackingError if they cannot be read."""
+    pixels = facts["pixels"]
+    planes, height, width = pixels["shape"]
+    row = width * np.dtype(pixels["dtype"]).itemsize
+    out = np.empty((planes, y1 - y0, width), np.float32)
+    try:
+        fd = os.open(facts["path"], os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for plane in range(planes):
+                offset = pixels["offset"] + (plane * height + y0) * row
+                _decode_range(fd, offset, pixels, out[plane].reshape(-1))
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise StackingError(f"{facts['path']} cannot be read ({error.strerror or error})") from None
+    return out
+
+
+# --- structure
+
+
+def _described(fd: int, size: int, name: str, bayer: str, light: bool) -> Facts:
+    """What the headers say. Raises Unusable, BadHeader, StackingError."""
+    primary: Header | None = None
+    for header, offset in units(fd, size):
+        primary = primary or header
+        if header.get("ZIMAGE") is True:
+            raise Unusable("it is tile-compressed, which is not supported: unpack it (funpack)")
+        if header is not primary and str(header.get("XTENSION")).strip() != "IMAGE":
+            continue
+        if len(header.shape) >= 2 and all(header.shape):
+            break
+    else:
+        raise Unusable("it has no image")
+    # In an image extension, what is said of the whole file counts too.
+    whole = Header(header.cards + primary.cards) if header is not primary else header
+    kind_of_frame = frame_type(whole)
+    if light and kind_of_frame not in {None, "light"}:
+        said = whole.text("IMAGETYP", "FRAME", "FRAMETYP")
+        raise Unusable(f"it is no light: its header says IMAGETYP {said!r}")
+    planes, height, width = _planes(header)
+    pixels = _layout(header, offset, (planes, height, width), size)
+    pattern = _pattern(whole, height, bayer, name) if planes == 1 else None
+    return {
+        "kind": "rgb" if planes == 3 else "cfa" if pattern else "mono",
+        "bayer": pattern,
+        "width": width,
+        "height": height,
+        "exposure_s": _exposure(whole),
+        "date_obs": _date(whole),
+        "temperature_c": _temperature(whole),
+        "gain": whole.number("GAIN"),
+        "filter": whole.text("FILTER"),
+        "object": whole.text("OBJECT"),
+        "pixels": pixels,
+        "cards": _kept_cards(whole),
+        "imagetyp": kind_of_frame,
+    }
+
+
+def _planes(header: Header) -> tuple[int, int, int]:
+    shape = header.shape
+    while len(shape) > 2 and shape[0] == 1:
+        shape = shape[1:]
+    if len(shape) == 2:
+        shape = (1, *shape)
+    said = " x ".join(str(length) for length in reversed(header.shape))
+    if len(shape) != 3 or shape[0] not in {1, 3}:
+        hint = " with the colour last" if len(shape) == 3 and shape[2] == 3 else ""
+        raise Unusable(f"its image is {said}{hint}; only width x height and width x height x 3 are supported")
+    if min(shape[1:]) < SMALLEST:
+        raise Unusable(f"its image is {said} px, smaller than {SMALLEST} px")
+    return shape[0], shape[1], shape[2]
+
+
+def _layout(header: Header, offset: int, shape: tuple[int, int, int], size: int) -> Facts:
+    bits = header.integer("BITPIX")
+    if bits not in _DTYPES:
+        raise Unusable(f"its header says BITPIX {bits}")
+    needed = offset + header.data_bytes
+    if needed > size:
+        raise Unusable(f"it is truncated: {size} bytes of {needed}")
+    scale, zero = header.number("BSCALE"), header.number("BZERO")
+    if scale == 0:
+        raise Unusable("its header says BSCALE 0")
+    blank = header.get("BLANK") if bits > 0 else None
+    return {
+        "offset": offset,
+        "dtype": _DTYPES[bits],
+        "shape": list(shape),
+        "bscale": 1.0 if scale is None else scale,
+        "bzero": 0.0 if zero is None else zero,
+        "blank": blank if isinstance(blank, int) else None,
+    }
+
+
+# --- meaning
+
+
+def frame_type(header: Header) -> str | None:
+    """ "light", "dark", "flat", "bias", "master" (or, together, "master dark" ...), or None if the header
+    says none.
+    """
+    said = (header.text("IMAGETYP", "FRAME", "FRAMETYP") or "").lower()
+    master = "master " if "master" in said or "integration" in said else ""
+    # "Dark flats" are darks; "zero" and "offset" are other names of the bias.
+    for word, kind in (
+        ("dark", "dark"), ("flat", "flat"), ("bias", "bias"), ("zero", "bias"), ("offset", "bias"), ("light", "light"),
+    ):  # fmt: skip
+        if word in said:
+            return master + kind
+    return master.strip() or None
+
+
+def _pattern(header: Header, height: int, configured: str, name: str) -> str | None:
+    """The Bayer pattern of the first two stored rows: the header's, else the configured one, else None.
+
+    XBAYROFF and YBAYROFF move the header's pattern; with ROWORDER BOTTOM-UP it is that of the picture as
+    seen, whose top row is the last one stored.
+    """
+    said = {
+        text.upper()
+        for keyword in ("BAYERPAT", "COLORTYP")
+        if (text := header.text(keyword))
+        and text.upper() not in {"NONE", "MONO", "MONOCHROME", "GREY", "GRAY"}
+    }
+    if not said:
+        return None if configured == "auto" else configured
+    if not said <= set(PATTERNS):
+        unknown = ", ".join(sorted(said - set(PATTERNS)))
+        raise Unusable(f"its colour filter {unknown} is not supported; only {', '.join(PATTERNS)} are")
+    if len(said) > 1:
+        raise Unusable(f"its header names two Bayer patterns: {' and '.join(sorted(said))}")
+    nominal = said.pop()
+    right = int(header.number("XBAYROFF") or 0) % 2
+    down = int(header.number("YBAYROFF") or 0) % 2
+    if (header.text("ROWORDER") or "").upper().startswith("BOTTOM") and height % 2 == 0:
+        down = 1 - down
+    rows = [nominal[:2], nominal[2:]]
+    if right:
+        rows = [row[::-1] for row in rows]
+    if down:
+        rows.reverse()
+    pattern = "".join(rows)
+    if configured not in {"auto", nominal, pattern}:
+        raise StackingError(
+            f"frame {name}: its header says Bayer pattern {pattern}, the configuration says bayer: {configured}; "
+            "correct the configuration (bayer: auto takes the header's)"
+        )
+    return pattern
+
+
+def _exposure(header: Header) -> float | None:
+    exposure = header.number("EXPTIME", "EXPOSURE", "EXP_TIME", "XPOSURE")
+    return exposure if exposure is not None and exposure >= 0 else None
+
+
+def _temperature(header: Header) -> float | None:
+    """Temperature of the sensor in C; one above 150 is in kelvin."""
+    for keyword in ("CCD-TEMP", "CCDTEMP", "CCD_TEMP", "DET-TEMP", "TEMPERAT", "CAMTEMP", "SET-TEMP"):
+        value = header.number(keyword)
+        if value is None or (
+            keyword == "CAMTEMP" and value == -1
+        ):  # by which MicroObservatory says "unknown"
+            continue
+        celsius = value - 273.15 if value > _KELVIN_FROM else value
+        if -150 < celsius < 100:
+            return round(celsius, 4)
+    return None
+
+
+def _date(header: Header) -> str | None:
+    """Start of the exposure, ISO 8601 in UTC to a millisecond; offsets from UTC in the header are applied."""
+    for keyword in ("DATE-OBS", "DATE-BEG", "UT-OBS"):
+        text = header.text(keyword)
+        if not text:
+            continue
+        if "/" in text:  # DD/MM/YY, as up to 1999
+            parts = text.split("/")
+            text = f"19{parts[2]:0>2}-{parts[1]:0>2}-{parts[0]:0>2}" if len(parts) == 3 else text
+        if len(text) == 10 and (time := header.text("TIME-OBS", "UT", "UTC", "TIME-BEG")):
+            text = f"{text}T{time}"
+        try:
+            return _iso(datetime.fromisoformat(text))
+        except (ValueError, OverflowError):
+            continue
+    days = header.number("MJD-OBS", "MJD-BEG")
+    try:
+        return None if days is None else _iso(_MJD_ZERO + timedelta(days=days))
+    except OverflowError:
+        return None
+
+
+def _iso(moment: datetime) -> str:
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return aware.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")
+
+
+def _kept_cards(header: Header) -> list[str]:
+    seen: set[str] = set()
+    kept = []
+    for card in header.cards:
+        keyword = card[:8].rstrip()
+        if keyword not in seen and _KEPT.fullmatch(keyword) and card[8:10] == "= " and _printable(card):
+            seen.add(keyword)
+            kept.append(card)
+    return kept
+
+
+def _printable(card: str) -> bool:
+    return card.isascii() and card.isprintable()
+
+
+# --- pixels
+
+
+def _blocks(fd: int, start: int, end: int) -> Iterator[memoryview]:
+    """The bytes from ``start`` to ``end``, or to the end of the file if that comes first."""
+    buffer = memoryview(bytearray(min(_AT_ONCE, max(end - start, 1))))
+    while start < end:
+        count = os.preadv(fd, [buffer[: min(len(buffer), end - start)]], start)
+        if count == 0:
+            return
+        yield buffer[:count]
+        start += count
+
+
+def _read(fd: int, pixels: Facts, size: int, digest: Any = None) -> Image:
+    """The pixels, and (into ``digest``) the checksum of the whole file of ``size`` bytes."""
+    planes, height, width = pixels["shape"]
+    out = np.empty((planes, height, width), np.float32)
+    if digest:
+        for block in _blocks(fd, 0, pixels["offset"]):
+            digest.update(block)
+    end = _decode_range(fd, pixels["offset"], pixels, out.reshape(-1), digest)
+    if digest:
+        for block in _blocks(fd, end, size):
+            digest.update(block)
+    return out
+
+
+def _decode_range(fd: int, offset: int, pixels: Facts, out: Image, digest: Any = None) -> int:
+    """Decode ``len(out)`` pixels from ``offset`` on; gives the offset behind them."""
+    dtype = np.dtype(pixels["dtype"])
+    end = offset + len(out) * dtype.itemsize
+    done, left = 0, b""
+    for block in _blocks(fd, offset, end):
+        if digest:
+            digest.update(block)
+        data: bytes | memoryview = left + bytes(block) if left or len(block) % dtype.itemsize else block
+        count = len(data) // dtype.itemsize
+        left = bytes(data[count * dtype.itemsize :])
+        _decode(np.frombuffer(data, dtype, count), pixels, out[done : done + count])
+        done += count
+    if done < len(out):
+        raise OSError(0, "it ends too early")
+    return end
+
+
+def _decode(raw: NDArray[Any], pixels: Facts, out: Image) -> None:
+    """Physical values BZERO + BSCALE x stored ones; what has no finite value becomes NaN."""
+    scale, zero = pixels["bscale"], pixels["bzero"]
+    if raw.dtype.itemsize <= 2 or (raw.dtype == ">f4" and scale == 1 and zero == 0):
+        out[:] = raw
+        if scale != 1:
+            out *= np.float32(scale)
+        if zero != 0:
+            out += np.float32(zero)
+    else:  # float32 cannot hold what is stored: scale first
+        with np.errstate(over="ignore", invalid="ignore"):
+            out[:] = raw.astype(np.float64) * scale + zero
+    if raw.dtype.kind == "f":
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite(out.sum())
+        if not finite:
+            out[~np.isfinite(out)] = np.nan
+    elif pixels.get("blank") is not None:
+        out[raw == pixels["blank"]] = np.nan
+
+
+def _check_content(image: Image) -> None:
+    """Raises Unusable for pictures of nothing."""
+    sample = image.reshape(-1)[::101]
+    if (sample == sample[0]).any() and not (sample == sample[0]).all():
+        return
+    finite = image[np.isfinite(image)]
+    if not finite.size:
+        raise Unusable("none of its pixels has a value")
+    if finite.min() == finite.max():
+        raise Unusable(f"all its pixels are {finite[0]:g}")
