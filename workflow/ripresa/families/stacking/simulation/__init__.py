@@ -38,9 +38,9 @@ def simulate(
 ) -> Truth:
     """Write light frames into a directory, and the truth into its `truth.json`.
 
-    ``settings`` are those of the configuration's section `simulate`; ``conditions`` describe the night and the
-    camera, a hard one if not given. With ``only``, just the frames of these names are written, without the truth.
-    Raises StackingError for settings or names that make no sense.
+    ``settings`` are those of the configuration's section `simulate`; ``conditions`` describe the night and
+    the camera, a hard one if not given. With ``only``, just the frames of these names are written, without
+    the truth. Raises StackingError for settings or names that make no sense.
     """
     settings, conditions = Settings.of(settings), conditions or Conditions()
     truth = Truth.of(settings, conditions)

@@ -76,7 +76,7 @@ def generator(settings: Settings, kind: int, index: int) -> np.random.Generator:
 
 
 def light_frame(camera: Camera, light: Image, index: int, fwhm_px: float) -> tuple[Counts, int]:
-    """Expose frame ``index`` to ``light`` [H, W] in e/px, which is changed; returns counts, number of trails."""
+    """Expose frame ``index`` to ``light`` [H, W] in e/px, which is changed; counts, and how many trails."""
     random = generator(camera.settings, 0, index)
     noise = random.standard_normal(light.shape, np.float32)
     trails = _satellites(light, camera.conditions, random, fwhm_px)

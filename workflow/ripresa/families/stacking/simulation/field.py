@@ -17,9 +17,9 @@ _SKY_COLOUR = (0.8, 1.0, 0.7)
 class Field:
     """What there is to see.
 
-    Stars have positions ``x``, ``y`` [n] in px and a ``flux`` [n, C] in e on pixels of each colour. Nebulae are
-    elliptic Gaussians: rows of x, y, three terms xx, xy, yy of the exponent's quadratic form in 1/px^2, then
-    the peak in e/px in each of C colours.
+    Stars have positions ``x``, ``y`` [n] in px and a ``flux`` [n, C] in e on pixels of each colour. Nebulae
+    are elliptic Gaussians: rows of x, y, three terms xx, xy, yy of the exponent's quadratic form in 1/px^2,
+    then the peak in e/px in each of C colours.
     """
 
     x: Floats

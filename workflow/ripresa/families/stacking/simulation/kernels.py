@@ -92,7 +92,7 @@ def expose(light: Image, noise: Image, read_noise: float, bias: float, out: NDAr
     """Turn mean electrons into counts: Poisson and read noise, bias, saturation. All arrays are [H, W].
 
     ``noise`` is standard normal. The sum of both noises is drawn from it by the first terms of the
-    Cornish-Fisher expansion (E. A. Cornish and R. A. Fisher, 1938), which have the right variance and skewness.
+    Cornish-Fisher expansion (E. A. Cornish and R. A. Fisher, 1938): right in variance and skewness.
     """
     variance_of_reading = np.float32(read_noise * read_noise)
     skew = np.float32(1.0 / 6.0)

@@ -1,5 +1,5 @@
-"""The night: where each frame points and what the air does to it. Every series is drawn from a generator of its
-own, frame by frame, so the first frames of a longer night have the air of a shorter one."""
+"""The night: where each frame points and what the air does to it. Every series is drawn from a generator of
+its own, frame by frame, so the first frames of a longer night have the air of a shorter one."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta

@@ -47,7 +47,7 @@ def widths(settings: Settings, frame: Frame, x: Floats, y: Floats) -> Floats:
 
 
 def shapes(settings: Settings, conditions: Conditions, frame: Frame, x: Floats, y: Floats) -> Floats:
-    """The quadratic form of the Moffat profile, [n, 3], at these places in a frame (see `kernels.add_stars`)."""
+    """The quadratic form of the Moffat profile, [n, 3], at places in a frame (see `kernels.add_stars`)."""
     u, v = relative(settings, x, y)
     fwhm = widths(settings, frame, x, y)
     # Coma along the radius: r^2 (cos 2 phi, sin 2 phi) = (u^2 - v^2, 2 u v).
@@ -91,7 +91,7 @@ def draw(
     stars: bool = True,
     smooth: bool = True,
 ) -> Image:
-    """The light of a frame in e/px, [H, W]; ``colour_of`` [2, 2] is the colour by parity of row and column."""
+    """The light of a frame in e/px, [H, W]; ``colour_of`` [2, 2] is the colour by parity of row, column."""
     image = np.zeros((settings.height, settings.width), np.float32)
     if smooth:
         add_smooth(image, colour_of, smooth_light(settings, field, frame))

@@ -40,9 +40,7 @@ class Truth:
     def load(cls, path: str | Path) -> "Truth":
         """What `save` wrote."""
         read = json.loads(Path(path).read_text())
-        frames = [
-            Frame(**{k: tuple(v) if k in _PAIRS else v for k, v in one.items()}) for one in read["frames"]
-        ]
+        frames = [_frame(one) for one in read["frames"]]
         sky = Field(**{key: np.array(value) for key, value in read["field"].items()})
         sky = replace(sky, nebulae=sky.nebulae.reshape(-1, 5 + len(sky.sky_colour)))
         sky = replace(sky, flux=sky.flux.reshape(-1, len(sky.sky_colour)))
@@ -114,4 +112,6 @@ class Truth:
         )
 
 
-_PAIRS = ("tilt", "ellipticity", "gradient")
+def _frame(read: dict[str, Any]) -> Frame:
+    pairs = {key: tuple(read[key]) for key in ("tilt", "ellipticity", "gradient")}
+    return Frame(**read | pairs)
