@@ -1,0 +1,444 @@
+"""Which transform takes the stars of the reference to those of a frame.
+
+Triangles of the brightest stars are compared by shape, size (frames of one telescope have one scale to a few
+per cent) and sense of rotation. Every agreeing pair of triangles proposes a transform; proposals that agree
+form a hypothesis; hypotheses are refined with all stars, and the one that chance explains least is taken.
+Nothing is drawn at random, so the same stars always give the same transform.
+"""
+
+import functools
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ripresa.families.stacking import transforms
+
+Vector = NDArray[np.float64]
+Matrix = NDArray[np.float64]
+Indices = NDArray[np.intp]
+Pairs = tuple[Vector, Vector, Vector, Vector]  # x, y of the reference's stars and of the frame's
+
+BRIGHTEST = (22, 45, 80)  # stars of which triangles are made, tried in turn
+SCALE_RANGE = 0.06  # how far the scale may be from one
+RATIO_TOLERANCE = 1.0  # px, error of a triangle's side: centroids of both frames, differential distortion
+CAPTURE = 8.0  # px, how far off a hypothesis may predict a star at first
+CHANCE = -8.0  # log10 of the probability of a chance match that is still believed
+STILL = 0.25  # px, what agrees this well with no motion at all may be the detector's own pattern
+CLIP = 3.5  # residuals beyond so many of their sigma are left out
+MAXIMUM_SHEAR = 0.03
+BIC_MARGIN = 10.0  # "very strong" evidence for the affine transform (Kass & Raftery 1995)
+AFFINE_MATCHES = 15
+
+
+@dataclass(frozen=True)
+class Points:
+    """Stars, brightest first: positions in px and the standard deviation of each coordinate."""
+
+    x: Vector
+    y: Vector
+    error: Vector
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, which: Indices | NDArray[np.bool_]) -> "Points":
+        """Some of them."""
+        return Points(self.x[which], self.y[which], self.error[which])
+
+
+@dataclass(frozen=True)
+class Match:
+    """A transform from the reference to a frame, and what speaks for it.
+
+    ``reference`` and ``frame`` are the indices of the matched stars, ``residual`` the RMS distance in px
+    between them, ``chance`` log10 of the expected number of hypotheses that would agree so well by chance.
+    """
+
+    to_frame: Matrix
+    model: str
+    reference: Indices
+    frame: Indices
+    residual: float
+    chance: float
+
+    @property
+    def matches(self) -> int:
+        """How many stars agree."""
+        return len(self.reference)
+
+
+def position_errors(fwhm: Vector, snr: Vector) -> Vector:
+    """Standard deviation in px of a star's coordinates: sigma of the PSF over the signal-to-noise ratio (the
+    photon limit of a Gaussian PSF on a bright sky is just this)."""
+    return np.clip(fwhm / 2.3548 / np.maximum(snr, 1.0), 1e-3, 2.0)
+
+
+def match(
+    reference: Points, frame: Points, width: int, height: int, minimum: int = 6, model: str = "auto"
+) -> Match | None:
+    """The transform from the reference's to the frame's stars, or None if no believable one is found.
+
+    ``width`` and ``height`` are those of both frames. ``minimum`` is the number of stars that must agree,
+    ``model`` one of auto, similarity, affine.
+    """
+    best = _search(reference, frame, width, height, minimum, model)
+    if best is None or not _still(best, width, height):
+        return best
+    # Everything stands still: a well guided telescope, or hot pixels. If so, what does not stand still is the
+    # sky.
+    moving = _search(
+        reference.take(~_fixed(reference, frame)),
+        frame.take(~_fixed(frame, reference)),
+        width,
+        height,
+        minimum,
+        model,
+    )
+    if moving is None or transforms.largest_difference(moving.to_frame, best.to_frame, width, height) < 3.0:
+        return best
+    ours, theirs = np.flatnonzero(~_fixed(reference, frame)), np.flatnonzero(~_fixed(frame, reference))
+    return Match(
+        moving.to_frame,
+        moving.model,
+        ours[moving.reference],
+        theirs[moving.frame],
+        moving.residual,
+        moving.chance,
+    )
+
+
+def is_mirrored(reference: Points, frame: Points, width: int, height: int, minimum: int = 6) -> bool:
+    """Whether the frame matches as a mirror image: worth a word to whoever wonders why it does not match."""
+    flipped = Points(width - 1.0 - frame.x, frame.y, frame.error)
+    return _search(reference, flipped, width, height, minimum, "similarity") is not None
+
+
+def refine(
+    reference: Points,
+    frame: Points,
+    to_frame: Matrix,
+    width: int,
+    height: int,
+    minimum: int = 6,
+    model: str = "auto",
+    capture: float = CAPTURE,
+) -> Match | None:
+    """Improve an approximate transform (right within ``capture`` px) with all stars; None if too few
+    agree."""
+    ours, theirs = _near(reference, frame, to_frame, capture)
+    # Until the end by the robust model: it needs two stars only, and does not shear to reach for strangers.
+    matrix, radius = to_frame, capture
+    chosen = np.empty(0, np.intp)
+    extra = 0.0
+    error = np.hypot(reference.error[ours], frame.error[theirs])
+    for turn in range(12):
+        x, y = transforms.apply(matrix, reference.x[ours], reference.y[ours])
+        dx, dy = frame.x[theirs] - x, frame.y[theirs] - y
+        distance = np.hypot(dx, dy)
+        pairs = _mutual(ours, theirs, distance, radius)
+        if len(pairs) < max(minimum, 3):
+            return None
+        extra = _extra_error(distance[pairs], error[pairs])
+        sigma = np.sqrt(error * error + extra * extra)
+        good = pairs[distance[pairs] < CLIP * sigma[pairs]]
+        if len(good) < max(minimum, 3):
+            return None
+        weight = 1.0 / (sigma[good] * sigma[good])
+        stars = (
+            reference.x[ours[good]],
+            reference.y[ours[good]],
+            frame.x[theirs[good]],
+            frame.y[theirs[good]],
+        )
+        try:
+            new = transforms.fit_similarity(*stars, weight)
+        except ZeroDivisionError:
+            return None
+        same = (
+            np.array_equal(good, chosen) and transforms.largest_difference(new, matrix, width, height) < 1e-4
+        )
+        matrix, chosen = new, good
+        radius = float(np.clip(5.0 * np.median(distance[good]) + 0.2, 1.0, radius))
+        if same and turn > 1:
+            break
+    kind = "similarity"
+    if model == "affine" or (model == "auto" and _well_spread(stars[0], stars[1], width, height)):
+        affine = _affine(reference, frame, ours, theirs, error, matrix, radius, chosen, model == "affine")
+        if affine is not None:
+            matrix, chosen, kind = affine[0], affine[1], "affine"
+    x, y = transforms.apply(matrix, reference.x[ours[chosen]], reference.y[ours[chosen]])
+    distance = np.hypot(frame.x[theirs[chosen]] - x, frame.y[theirs[chosen]] - y)
+    scale, _, shear, mirrored = transforms.geometry(matrix)
+    if mirrored or abs(scale - 1.0) > SCALE_RANGE or shear > MAXIMUM_SHEAR:
+        return None
+    radius = max(1.0, float(distance.max()))
+    chance = _chance(reference, frame, matrix, len(chosen), radius, width, height)
+    residual = float(np.sqrt((distance * distance).mean()))
+    return Match(matrix, kind, ours[chosen], theirs[chosen], residual, chance)
+
+
+# Hypotheses
+
+
+def _search(
+    reference: Points, frame: Points, width: int, height: int, minimum: int, model: str
+) -> Match | None:
+    tried = (0, 0)
+    for brightest in BRIGHTEST:
+        sizes = (min(brightest, len(reference)), min(brightest, len(frame)))
+        if sizes == tried or min(sizes) < 3:
+            break
+        tried = sizes
+        best: Match | None = None
+        for hypothesis in _hypotheses(reference, frame, brightest, width, height):
+            found = refine(reference, frame, hypothesis, width, height, minimum, model)
+            if found is not None and (best is None or found.chance < best.chance):
+                best = found
+            if best is not None and best.chance < 3 * CHANCE:
+                break
+        if best is not None and best.chance < CHANCE:
+            return best
+    return None
+
+
+def _hypotheses(reference: Points, frame: Points, brightest: int, width: int, height: int) -> list[Matrix]:
+    """The transforms that most pairs of triangles agree on, the most supported first."""
+    ours = _triangles(reference.x[:brightest], reference.y[:brightest])
+    theirs = _triangles(frame.x[:brightest], frame.y[:brightest])
+    first, second = _similar(ours, theirs)
+    if not len(first):
+        return []
+    x, y = reference.x[ours.vertices[first]], reference.y[ours.vertices[first]]
+    u, v = frame.x[theirs.vertices[second]], frame.y[theirs.vertices[second]]
+    # The best similarity of each pair of triangles, all at once (see transforms.fit_similarity).
+    mx, my, mu, mv = (q.mean(axis=1) for q in (x, y, u, v))
+    x, y, u, v = x - mx[:, None], y - my[:, None], u - mu[:, None], v - mv[:, None]
+    size = (x * x + y * y).sum(axis=1)
+    c = (x * u + y * v).sum(axis=1) / size
+    s = (x * v - y * u).sum(axis=1) / size
+    off = np.hypot(u - (c[:, None] * x - s[:, None] * y), v - (s[:, None] * x + c[:, None] * y)).max(axis=1)
+    keep = (off < 2.0 * RATIO_TOLERANCE) & (np.abs(np.hypot(c, s) - 1.0) < SCALE_RANGE)
+    c, s, mx, my, mu, mv = (q[keep] for q in (c, s, mx, my, mu, mv))
+    # Where each takes the middle of the frame, and the point right of it: proposals that agree are near each
+    # other.
+    cx, cy, arm = (width - 1) / 2.0, (height - 1) / 2.0, max(width, height) / 2.0
+    px, py = c * (cx - mx) - s * (cy - my) + mu, s * (cx - mx) + c * (cy - my) + mv
+    order = _crowded(np.stack([px, py, px + arm * c, py + arm * s], axis=1), 0.02 * arm)
+    matrices = []
+    for members in order:
+        a, b = float(np.median(c[members])), float(np.median(s[members]))
+        x0, y0 = float(np.median(px[members])), float(np.median(py[members]))
+        matrices.append(np.array([[a, -b, x0 - a * cx + b * cy], [b, a, y0 - b * cx - a * cy]]))
+    return matrices
+
+
+@dataclass(frozen=True)
+class _Triangles:
+    """Triangles with vertices [n, 3] in the order of the sides opposite to them, longest first."""
+
+    vertices: Indices
+    longest: Vector
+    middle: Vector  # middle side over the longest
+    shortest: Vector
+    clockwise: NDArray[np.bool_]
+
+
+@functools.lru_cache(maxsize=8)
+def _triples(n: int) -> Indices:
+    return np.array(list(itertools.combinations(range(n), 3)), np.intp).reshape(-1, 3)
+
+
+def _triangles(x: Vector, y: Vector) -> _Triangles:
+    """All triangles of some stars but the slender ones, which fit anywhere."""
+    apart = np.hypot(x[:, None] - x, y[:, None] - y)
+    triples = _triples(len(x))
+    i, j, k = triples.T
+    sides = np.stack([apart[j, k], apart[i, k], apart[i, j]], axis=1)  # opposite to i, j, k
+    order = np.argsort(-sides, axis=1, kind="stable")
+    sides = np.take_along_axis(sides, order, axis=1)
+    vertices = np.take_along_axis(triples, order, axis=1)
+    longest = sides[:, 0]
+    usable = (sides[:, 2] > 12.0) & (sides[:, 2] > 0.1 * longest)
+    vertices, sides, longest = vertices[usable], sides[usable], longest[usable]
+    a, b, c = vertices.T
+    area = (x[b] - x[a]) * (y[c] - y[a]) - (x[c] - x[a]) * (y[b] - y[a])
+    thick = np.abs(area) > 0.05 * longest * longest
+    sides = sides[thick]
+    return _Triangles(
+        vertices[thick], sides[:, 0], sides[:, 1] / sides[:, 0], sides[:, 2] / sides[:, 0], area[thick] > 0
+    )
+
+
+def _similar(ours: _Triangles, theirs: _Triangles) -> tuple[Indices, Indices]:
+    """Index pairs of triangles of the same shape, size and sense of rotation."""
+    if not len(ours.longest) or not len(theirs.longest):
+        return np.empty(0, np.intp), np.empty(0, np.intp)
+    # Bins of size and sense, each a range of one sorted key; within a bin sorted by the middle side.
+    step = math.log1p(SCALE_RANGE)
+    our_bin = np.floor(np.log(ours.longest) / step) * 2 + ours.clockwise
+    their_bin = np.floor(np.log(theirs.longest) / step) * 2 + theirs.clockwise
+    key = their_bin * 4.0 + theirs.middle
+    order = np.argsort(key, kind="stable")
+    key = key[order]
+    tolerance = RATIO_TOLERANCE / ours.longest
+    first, second = [], []
+    for neighbour in (-2.0, 0.0, 2.0):
+        centre = (our_bin + neighbour) * 4.0 + ours.middle
+        start = np.searchsorted(key, centre - tolerance)
+        count = np.searchsorted(key, centre + tolerance, side="right") - start
+        mine = np.repeat(np.arange(len(centre)), count)
+        within = np.arange(len(mine)) - np.repeat(np.cumsum(count) - count, count)
+        other = order[start[mine] + within]
+        good = np.abs(ours.shortest[mine] - theirs.shortest[other]) < tolerance[mine]
+        good &= np.abs(ours.longest[mine] / theirs.longest[other] - 1.0) < SCALE_RANGE
+        first.append(mine[good])
+        second.append(other[good])
+    return np.concatenate(first), np.concatenate(second)
+
+
+def _crowded(proposals: Vector, size: float, most: int = 6) -> list[Indices]:
+    """Groups of proposals [n, k] that lie in one cell, the largest groups first.
+
+    Cells are laid twice, the second time shifted by half, so that no group is cut by both.
+    """
+    groups: list[Indices] = []
+    for shift in (0.0, 0.5):
+        cells = np.floor(proposals / size + shift)
+        # A fixed hash; what collides is told apart by the refinement.
+        _, member, count = np.unique(
+            cells @ np.array([1.0, 4099.0, 4099.0**2, 4099.0**3]), return_inverse=True, return_counts=True
+        )
+        largest = np.argsort(-count, kind="stable")[:most]
+        groups += [np.flatnonzero(member == cell) for cell in largest]
+    groups.sort(key=len, reverse=True)
+    return [group for group in groups if len(group) >= min(2, len(groups[0]))][:most]
+
+
+# Refinement
+
+
+def _near(reference: Points, frame: Points, to_frame: Matrix, radius: float) -> tuple[Indices, Indices]:
+    """All pairs (reference star, frame star) nearer than ``radius`` px in the frame."""
+    x, y = transforms.apply(to_frame, reference.x, reference.y)
+    order = np.argsort(frame.x, kind="stable")
+    sorted_x = frame.x[order]
+    start = np.searchsorted(sorted_x, x - radius)
+    count = np.searchsorted(sorted_x, x + radius, side="right") - start
+    ours = np.repeat(np.arange(len(x)), count)
+    within = np.arange(len(ours)) - np.repeat(np.cumsum(count) - count, count)
+    theirs = order[start[ours] + within]
+    close = np.hypot(frame.x[theirs] - x[ours], frame.y[theirs] - y[ours]) < radius
+    return ours[close], theirs[close]
+
+
+def _paired(reference: Points, frame: Points, ours: Indices, theirs: Indices) -> Pairs:
+    return reference.x[ours], reference.y[ours], frame.x[theirs], frame.y[theirs]
+
+
+def _mutual(ours: Indices, theirs: Indices, distance: Vector, radius: float) -> Indices:
+    """Of some pairs those nearer than ``radius`` that are each other's nearest."""
+    order = np.argsort(distance, kind="stable")
+    order = order[distance[order] < radius]
+    # In order of distance, the first entry of a star is its nearest.
+    _, mine = np.unique(ours[order], return_index=True)
+    _, other = np.unique(theirs[order], return_index=True)
+    return order[np.intersect1d(mine, other, assume_unique=True)]
+
+
+def _extra_error(distance: Vector, error: Vector) -> float:
+    """The error beyond that of the photons (seeing, distortion, undersampling), px: such that the median of
+    distance^2 / (error^2 + extra^2) is that of chi-squared with two degrees of freedom, 1.386."""
+    grid = np.concatenate([[0.02], 0.03 * 1.25 ** np.arange(24)])
+    ratio = np.median((distance * distance)[:, None] / ((error * error)[:, None] + grid * grid), axis=0)
+    return float(grid[min(int(np.searchsorted(-ratio, -1.386)), len(grid) - 1)])
+
+
+def _well_spread(x: Vector, y: Vector, width: int, height: int) -> bool:
+    """Whether stars are enough, and everywhere enough, for a transform with two more parameters."""
+    return len(x) >= AFFINE_MATCHES and x.std() > 0.15 * width and y.std() > 0.15 * height
+
+
+def _affine(
+    reference: Points,
+    frame: Points,
+    ours: Indices,
+    theirs: Indices,
+    error: Vector,
+    similarity: Matrix,
+    radius: float,
+    chosen: Indices,
+    wanted: bool,
+) -> tuple[Matrix, Indices] | None:
+    """The affine transform and its pairs, if the configuration or the stars call for it."""
+    matrix, pairs = similarity, chosen
+    extra = 0.0
+    try:
+        for _ in range(5):
+            stars = _paired(reference, frame, ours[pairs], theirs[pairs])
+            sigma = np.sqrt(error[pairs] ** 2 + extra * extra) if extra else np.maximum(error[pairs], 0.05)
+            matrix = transforms.fit_affine(*stars, 1.0 / sigma**2)
+            x, y = transforms.apply(matrix, reference.x[ours], reference.y[ours])
+            distance = np.hypot(frame.x[theirs] - x, frame.y[theirs] - y)
+            near = _mutual(ours, theirs, distance, radius)
+            if len(near) < len(chosen) // 2 or len(near) < 4:
+                return None
+            extra = _extra_error(distance[near], error[near])
+            pairs = near[distance[near] < CLIP * np.sqrt(error[near] ** 2 + extra * extra)]
+            if len(pairs) < 4:
+                return None
+    except np.linalg.LinAlgError:
+        return None
+    if wanted:
+        return matrix, pairs
+    # On the same stars with the same weights: 2 n data, 6 or 4 parameters (Schwarz 1978). Both are fitted
+    # anew, so that neither is judged on its own choice of stars.
+    both = np.union1d(pairs, chosen)
+    stars = _paired(reference, frame, ours[both], theirs[both])
+    weight = 1.0 / (error[both] ** 2 + extra * extra)
+    less = _misfit(transforms.fit_similarity(*stars, weight), stars, weight)
+    more = _misfit(transforms.fit_affine(*stars, weight), stars, weight)
+    n = 2 * len(both)
+    gain = n * math.log(max(less, 1e-12) / max(more, 1e-12)) - 2.0 * math.log(n)
+    return (matrix, pairs) if gain > BIC_MARGIN else None
+
+
+def _misfit(matrix: Matrix, stars: Pairs, weight: Vector) -> float:
+    x, y = transforms.apply(matrix, stars[0], stars[1])
+    return float((weight * ((stars[2] - x) ** 2 + (stars[3] - y) ** 2)).sum())
+
+
+def _chance(
+    reference: Points, frame: Points, matrix: Matrix, matches: int, radius: float, width: int, height: int
+) -> float:
+    """log10 of the number of hypotheses expected to have so many matches if the frames had nothing in common.
+
+    Stars scattered at random: each reference star on the frame has one within ``radius`` with the probability
+    of the density times the disc; the two stars that define the transform are given. Poisson tail, times the
+    number of pairs of pairs of stars that can be tried.
+    """
+    x, y = transforms.apply(matrix, reference.x, reference.y)
+    on_frame = np.count_nonzero((x > 0) & (x < width) & (y > 0) & (y < height))
+    expected = float(on_frame) * len(frame) * math.pi * radius * radius / (width * height)
+    trials = 2.0 * (math.log10(max(len(reference), 2)) + math.log10(max(len(frame), 2)))
+    k = matches - 2
+    if k <= expected:
+        return 0.0
+    # ln of the first term of the tail; the rest is a geometric series at most.
+    first = k * math.log(max(expected, 1e-300)) - expected - math.lgamma(k + 1)
+    tail = first - math.log1p(-min(expected / (k + 1), 0.999))
+    return trials + tail / math.log(10.0)
+
+
+def _still(found: Match, width: int, height: int) -> bool:
+    return transforms.largest_difference(found.to_frame, transforms.identity(), width, height) < STILL
+
+
+def _fixed(points: Points, others: Points) -> NDArray[np.bool_]:
+    """Which points have a counterpart at the very same place of the detector."""
+    ours, _ = _near(points, others, transforms.identity(), 2.0 * STILL)
+    fixed = np.zeros(len(points), np.bool_)
+    fixed[ours] = True
+    return fixed
