@@ -1,0 +1,226 @@
+"""NORMALIZATION: flux scale and background of every frame relative to the reference frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ripresa.families.stacking import StackingError, celltables, crossmatch, tables
+from ripresa.families.stacking.celltables import Cells
+from ripresa.families.stacking.crossmatch import Catalogue
+from ripresa.families.stacking.robust import Floats, fit, location, median, quadratic
+
+# Stars that scale a frame: detected with this signal-to-noise ratio, and not fewer than this many.
+MINIMUM_SNR = 10.0
+MINIMUM_STARS = 4
+# Flat field, blends and profile differ from frame to frame: no flux is better known than to 1 %.
+FLUX_FLOOR = 0.01
+# Cells with less of their area inside the footprint do not count.
+MINIMUM_COVERAGE = 0.5
+# Cells needed for each number of terms of the background: constant, plane, quadratic.
+CELLS_FOR_TERMS = ((1, 1), (12, 3), (60, 6))
+# Part of the reference that a quadratic must see in x and in y; a narrower footprint gets a plane.
+QUADRATIC_SPAN = 0.25
+
+
+def normalize(
+    stars: list[str],
+    registrations: list[str],
+    cells: list[str],
+    reference: str,
+    settings: Mapping[str, Any],
+    output: str,
+) -> None:
+    """Write ``output``, for the registered frames sorted by name:
+
+    - ``scale`` [F, C]: scale * flux of the frame = flux in the reference frame;
+    - ``offset`` [F, C, 6]: normalised(x, y) = scale * I(x, y) + sum offset_k b_k with the terms b of
+      `robust.quadratic` on the grid, so that every frame has the background of the reference;
+    - ``transparency`` [F]: 1 / scale, the geometric mean of the channels;
+    - the catalogue of the matched reference stars, which later phases use: ``star_x``, ``star_y`` [S],
+      ``star_flux`` [F, S, C], and snr, fwhm, r50, elongation, peak as ``star_...`` [F, S]; NaN where a frame
+      has no such star.
+
+    ``about["frames"]``: name, stars_used, stars_matched, stars_detected, scale_from (``reference``,
+    ``stars``, ``exposure``, ``background`` or ``nothing``), scale_error (relative, of the worst channel, or
+    null), background_terms (how many terms of the offset were fitted).
+    """
+    del settings  # nothing about this is a matter of taste
+    cell = celltables.read(cells, "background")
+    grid = tables.read_json(reference)
+    if grid["name"] not in cell.names:
+        raise StackingError(
+            f"the reference frame {grid['name']} is not registered: run again from REGISTRATION"
+        )
+    anchor = cell.names.index(grid["name"])
+    catalogue = match_stars(stars, registrations, cell.names, grid)
+    photometry = Photometry(catalogue, anchor)
+    facts = _facts(stars, cell.names)
+    scale, origin = fill_in(photometry.scale, anchor, facts, cell)
+    offset, terms = match_background(cell, scale, anchor)
+    frames = [
+        {
+            "name": name,
+            "stars_used": int(photometry.used[f]),
+            "stars_matched": int(np.isfinite(catalogue.measured["snr"][f]).sum()),
+            "stars_detected": int(catalogue.detected[f]),
+            "scale_from": origin[f],
+            "scale_error": float(photometry.error[f]) if origin[f] == "stars" else None,
+            "background_terms": int(terms[f]),
+        }
+        for f, name in enumerate(cell.names)
+    ]
+    tables.save(
+        output,
+        {
+            "frames": frames,
+            "reference": grid["name"],
+            "channels": cell.channels,
+            "width": cell.width,
+            "height": cell.height,
+            "terms": ["1", "u", "v", "u^2", "uv", "v^2"],
+        },
+        scale=scale,
+        offset=offset,
+        transparency=np.exp(-np.mean(np.log(scale), axis=1)),
+        star_x=catalogue.x,
+        star_y=catalogue.y,
+        star_flux=catalogue.flux.astype(np.float32),
+        **{f"star_{key}": values.astype(np.float32) for key, values in catalogue.measured.items()},
+    )
+
+
+def match_stars(
+    stars: list[str], registrations: list[str], names: list[str], reference: Mapping[str, Any]
+) -> Catalogue:
+    """The stars of the reference frame in all of ``names``."""
+    to_frame: dict[str, Floats] = {
+        frame["name"]: np.array(frame["to_frame"], np.float64)
+        for path in registrations
+        for frame in tables.read_json(path)["frames"]
+        if frame["status"] == "registered"
+    }
+    if missing := [name for name in names if name not in to_frame]:
+        raise StackingError(f"{missing[0]} has cells but is not registered: run again from CHANNEL_SPLIT")
+    found = reference["stars"]
+    x, y = (np.array(found[key], np.float64) for key in ("x", "y"))
+    fwhm = reference.get("fwhm_px") or 3.0
+    # Wide enough for residuals of registration and for centroids of bad frames.
+    return crossmatch.match(stars, to_frame, names, x, y, max(2.0, 0.7 * fwhm))
+
+
+class Photometry:
+    """The flux scale of every frame from all its stars: ensemble photometry (Honeycutt 1992, PASP 104, 435).
+
+    Frame scales and mean star fluxes are found in turn, so that the noise of the reference frame's own fluxes
+    averages out over the ensemble, and a frame that shares few stars with it is as well tied as the others.
+    ``scale`` [F, C] (NaN without stars), ``error`` [F] relative, ``used`` [F] stars.
+    """
+
+    def __init__(self, catalogue: Catalogue, anchor: int) -> None:
+        snr = catalogue.measured["snr"]
+        results = [self._channel(flux, snr, anchor) for flux in np.moveaxis(catalogue.flux, 2, 0)]
+        self.scale = np.stack([result[0] for result in results], axis=1)
+        self.error = np.max(np.stack([result[1] for result in results], axis=1), axis=1)
+        self.used = np.min(np.stack([result[2] for result in results], axis=1), axis=1)
+
+    @staticmethod
+    def _channel(flux: Floats, snr: Floats, anchor: int) -> tuple[Floats, Floats, NDArray[np.int64]]:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            log = np.where((flux > 0) & (snr > 0), np.log(flux), np.nan)
+            sigma = flux / snr
+        frame = median(log[anchor] - log)  # what to add to a frame's logarithms of flux
+        for _ in range(4):
+            tied = log + frame[:, None]
+            star = median(tied, axis=0)
+            # Errors and the choice of stars from the flux expected, not from the one measured: else stars
+            # that happen to come out bright count more, and the faint ones only then.
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                relative = sigma / np.exp(star - frame[:, None])
+            variance = relative**2 + FLUX_FLOOR**2
+            good = np.where(relative < 1 / MINIMUM_SNR, log, np.nan)
+            star = location((good + frame[:, None]).T, variance.T, 2).value
+            found = location(star - good, variance, 3)
+            frame = np.where(found.number >= MINIMUM_STARS, found.value, np.nan)
+            frame = frame - frame[anchor]  # all NaN if the reference itself has too few stars
+        known = np.isfinite(frame)
+        return np.exp(frame), np.where(known, found.error, np.nan), np.where(known, found.number, 0)
+
+
+def _facts(stars: list[str], names: list[str]) -> list[dict[str, Any]]:
+    """What SCAN_INPUT says of each frame."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in stars:
+        about, _ = tables.load(path, "star_frame")
+        found |= {frame["name"]: frame for frame in about["frames"]}
+    return [found.get(name, {}) for name in names]
+
+
+def fill_in(
+    scale: Floats, anchor: int, facts: list[dict[str, Any]], cells: Cells
+) -> tuple[Floats, list[str]]:
+    """A scale for every frame and channel, and where it is from.
+
+    A channel with too few stars has the scale of the frame's other channels. A frame without stars has the
+    ratio of exposures, if both are known; else that of backgrounds, which say something of the exposure but
+    little of the transparency, hence limited to a factor of 4; else 1.
+    """
+    scale = np.where(scale > 0, scale, np.nan)
+    exposure = np.array([fact.get("exposure_s") or np.nan for fact in facts], np.float64)
+    level = median(cells["background"].reshape(*scale.shape, -1)).astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        background = np.where(level > 0, level[anchor] / level, np.nan)
+    background = np.where((background > 0) & np.isfinite(background), np.clip(background, 0.25, 4), np.nan)
+    origin = []
+    for f in range(len(scale)):
+        if f == anchor:
+            scale[f], source = 1.0, "reference"
+        elif np.any(np.isfinite(scale[f])):
+            scale[f], source = np.where(np.isfinite(scale[f]), scale[f], np.nanmedian(scale[f])), "stars"
+        elif np.isfinite(ratio := exposure[anchor] / exposure[f]):
+            scale[f], source = ratio, "exposure"
+        elif np.any(np.isfinite(background[f])):
+            scale[f], source = np.nanmedian(background[f]), "background"
+        else:
+            scale[f], source = 1.0, "nothing"
+        origin.append(source)
+    return scale, origin
+
+
+def match_background(cells: Cells, scale: Floats, anchor: int) -> tuple[Floats, NDArray[np.int64]]:
+    """Coefficients [F, C, 6] of the surfaces that bring every frame's background to the reference's, and the
+    number of terms fitted [F]: fewer where few cells or only a strip of the field is covered."""
+    background = cells["background"]
+    frames, channels, ny, nx = background.shape
+    coverage = np.where(np.isfinite(background), cells["coverage"], 0)
+    coverage = np.where(coverage >= MINIMUM_COVERAGE, coverage, 0)
+    common = (coverage * (coverage[anchor] > 0)).min(axis=1).reshape(frames, ny, nx)
+    terms = _terms(common > 0)
+    x, y = np.meshgrid(cells.x, cells.y)
+    basis = quadratic(x.ravel(), y.ravel(), cells.width, cells.height)
+    penalty = np.where(np.arange(6) < terms[:, None], 0.0, np.inf)
+    offset = np.zeros((frames, channels, 6))
+    for channel in range(channels):
+        target = background[anchor, channel]
+        for at in range(0, frames, 32):  # a few at a time stay in the processor's cache
+            rows = slice(at, at + 32)
+            factor = scale[rows, channel].astype(np.float32)[:, None, None]
+            difference = (target - factor * background[rows, channel]).reshape(-1, ny * nx)
+            weights = common[rows].reshape(-1, ny * nx)
+            offset[rows, channel] = fit(basis, difference, weights, penalty[rows])
+    offset[anchor] = 0
+    offset[terms == 0] = 0
+    return offset, terms
+
+
+def _terms(covered: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """How many terms the cells [F, ny, nx] of each frame support."""
+    count = covered.sum(axis=(1, 2))
+    terms = np.zeros(len(covered), np.int64)
+    for needed, number in CELLS_FOR_TERMS:
+        terms[count >= needed] = number
+    span = np.minimum(covered.any(axis=1).mean(axis=1), covered.any(axis=2).mean(axis=1))
+    return np.where(span < QUADRATIC_SPAN, np.minimum(terms, 3), terms)
