@@ -1,0 +1,213 @@
+"""The stack as one FITS file: image, maps, table of frames, and a header that says how it was made."""
+
+import datetime
+import re
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ripresa.families.stacking.outputs import fits, frame_table
+from ripresa.families.stacking.outputs.evidence import Evidence, Frame
+
+
+class Final(Protocol):
+    """The finished pixels, each [C, y, x]: image, sum of weights, frames in the footprint, frames rejected,
+    pixels where no frame had weight and the plain mean stands, and the effective number of frames."""
+
+    image: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    coverage: NDArray[np.uint16]
+    rejected: NDArray[np.uint16]
+    flagged: NDArray[np.bool_]
+    n_eff: NDArray[np.float32]
+
+
+_WCS = re.compile(
+    r"(WCSAXES|WCSNAME|CTYPE\d|CUNIT\d|CRVAL\d|CRPIX\d|CDELT\d|CROTA\d|CD\d_\d|PC\d_\d|PV\d_\d+|PS\d_\d+|CRDER\d"
+    r"|CSYER\d|LONPOLE|LATPOLE|RADESYS|EQUINOX)[A-Z]?|RADECSYS|EPOCH|LT[MV]\d(_\d)?|(A|B|AP|BP)_(ORDER|DMAX|\d_\d)"
+)
+"""Keywords of world coordinates and their distortions (SIP, TPV), true for the grid of the reference."""
+_OWN = re.compile(
+    r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|PCOUNT|GCOUNT|BSCALE|BZERO|BLANK|END|CHECKSUM|DATASUM|EXT(NAME|VER)"
+    r"|BUNIT|DATE.*|TIME.*|MJD.*|JD.*|UT.*|LST.*|EXP(TIME|OSURE)|LIVETIME|TOTALEXP|NCOMBINE|STACKCNT|CREATOR"
+    r"|PROGRAM|SOFTWARE|SWCREATE|SWMODIFY|IMAGETYP|FILENAME|BAYER.*|[XY]BAYROFF|COLORTYP|DATAM(AX|IN)|HISTORY|COMMENT"
+)
+"""Keywords that say something else, or nothing, of a stack."""
+
+
+def write(
+    path: str, final: Final, evidence: Evidence, settings: dict[str, Any], measured: dict[str, Any]
+) -> None:
+    """Write the image as float32 [y, x], or [C, y, x] of colour frames, and the maps and the table behind it.
+
+    The same input gives the same bytes: nothing says when or where it was written.
+    """
+
+    def shaped(data: NDArray[Any]) -> NDArray[Any]:
+        return data[0] if len(data) == 1 else data
+
+    counts = np.int16 if len(evidence.stacked) < 2**15 else np.int32
+    with open(path, "wb") as file:
+        fits.image(file, shaped(final.image), header(evidence, settings, measured))
+        fits.image(file, shaped(final.weight), _about("sum of the weights of the frames"), "WEIGHT")
+        fits.image(
+            file, shaped(final.coverage).astype(counts), _about("frames that cover the pixel"), "COVERAGE"
+        )
+        fits.image(file, shaped(final.rejected).astype(counts), _about("frames rejected there"), "REJECTED")
+        fits.image(file, shaped(final.n_eff), _about("effective number of frames"), "NEFF")
+        flagged = shaped(final.flagged).astype(np.uint8)
+        fits.image(file, flagged, _about("1: no frame has weight, plain mean"), "FLAGGED")
+        fits.table(file, frame_table.fits_columns(evidence.frames, evidence.channels), "FRAMES")
+
+
+def _about(text: str) -> list[str]:
+    return [fits.card("OBJECT", text)]
+
+
+def header(evidence: Evidence, settings: dict[str, Any], measured: dict[str, Any]) -> list[str]:
+    """The cards of the primary header after the mandatory ones."""
+    cards = [
+        *_carried(evidence),
+        *_exposure(evidence.stacked),
+        *_method(evidence, settings, measured),
+        *_wcs(evidence.reference),
+    ]
+    for line in story(evidence, settings):
+        cards += fits.history(line)
+    return cards
+
+
+def top_down(evidence: Evidence) -> bool:
+    """Whether the first row of the frames is the top one, as their ``ROWORDER`` says."""
+    return any(
+        _keyword(one) == "ROWORDER" and "TOP-DOWN" in one for one in evidence.reference.get("cards", ())
+    )
+
+
+def span(frames: Sequence[Frame]) -> tuple[str | None, str | None]:
+    """Begin of the first and end of the last exposure (ISO 8601, UTC); None where the frames do not say."""
+    starts = [(start, frame) for frame in frames if (start := _instant(frame.date_obs))]
+    if not starts:
+        return None, None
+    last = max(start + datetime.timedelta(seconds=frame.exposure_s or 0) for start, frame in starts)
+    return _iso(min(start for start, _ in starts)), _iso(last)
+
+
+def story(evidence: Evidence, settings: dict[str, Any]) -> Iterator[str]:
+    """How the stack was made, in lines for people."""
+    stacked, excluded = evidence.stacked, evidence.excluded
+    reference = evidence.reference["name"]
+    yield f"{len(stacked)} of {len(evidence.frames)} frames stacked on the grid of {reference}"
+    yield "flux (by star photometry) and background of every frame brought to those of this one"
+    yield weighting(settings)
+    rejection = settings["rejection"]
+    if rejection["method"] == "none":
+        yield "rejection: none"
+    else:
+        limits = f"{rejection['low']:g} sigma below, {rejection['high']:g} sigma above"
+        yield f"rejection: {rejection['method']}, {limits}"
+    if evidence.mode == "full":
+        sigma = settings["clusters"]["sigma"]
+        yield f"mode: full, {evidence.clusters} clusters of frames, clipped at {sigma:g} sigma"
+    else:
+        yield f"mode: {evidence.mode}"
+    for frame in excluded:
+        yield f"excluded: {frame.name}: {frame.reason}"
+
+
+def weighting(settings: dict[str, Any]) -> str:
+    """The formula of the weights in words."""
+    formulas = {
+        "physical": f"scale^2 / (noise^2 r50^{settings['psf_exponent']:g})",
+        "quality": "exp(global quality) exp(local quality)",
+        "none": "all frames alike",
+    }
+    return f"weighting: {settings['weighting']}, {formulas[settings['weighting']]}"
+
+
+def _carried(evidence: Evidence) -> list[str]:
+    """Cards of the observation that have the same value in all stacked frames, in the reference's order."""
+    others = [{_keyword(one): _value(one) for one in frame.cards} for frame in evidence.stacked]
+    kept, seen = [], set()
+    for one in evidence.reference.get("cards", ()):
+        keyword = _keyword(one)
+        if keyword in seen or not keyword or _OWN.fullmatch(keyword) or _WCS.fullmatch(keyword):
+            continue
+        seen.add(keyword)
+        if one[8:10] == "= " and all(cards.get(keyword) == _value(one) for cards in others):
+            kept.append(one[:80].ljust(80))
+    return kept
+
+
+def _wcs(reference: dict[str, Any]) -> list[str]:
+    return [one[:80].ljust(80) for one in reference.get("cards", ()) if _WCS.fullmatch(_keyword(one))]
+
+
+def _exposure(frames: Sequence[Frame]) -> Iterator[str]:
+    known = [frame.exposure_s for frame in frames if frame.exposure_s is not None]
+    if known:
+        total = sum(known)
+        yield fits.card("EXPTIME", total, "s, of all frames together")
+        yield fits.card("LIVETIME", total, "s, the same")
+    begin, end = span(frames)
+    if begin and end:
+        yield fits.card("TIMESYS", "UTC")
+        yield fits.card("DATE-OBS", begin, "begin of the first exposure")
+        yield fits.card("DATE-BEG", begin, "the same")
+        yield fits.card("DATE-END", end, "end of the last exposure")
+
+
+def _method(evidence: Evidence, settings: dict[str, Any], measured: dict[str, Any]) -> Iterator[str]:
+    units = {_keyword(one): _value(one) for one in evidence.reference.get("cards", ())}
+    yield fits.card("BUNIT", units.get("BUNIT", "").strip("' ") or "adu", "of the reference frame")
+    yield fits.card("IMAGETYP", "Master Light")
+    yield fits.card("CREATOR", f"ripresa {_version()}".strip())
+    yield fits.card("NCOMBINE", len(evidence.stacked), "frames in the stack")
+    yield fits.card("STACKCNT", len(evidence.stacked), "the same")
+    yield fits.card("NINPUT", len(evidence.frames), "frames given")
+    yield fits.card("CHANNELS", "".join(evidence.channels), "in the order of the third axis")
+    yield fits.card("REFFRAME", evidence.reference["name"], "whose grid and flux this is")
+    yield fits.card("STACKMOD", evidence.mode)
+    yield fits.card("WEIGHTNG", settings["weighting"])
+    yield fits.card("REJECTN", settings["rejection"]["method"])
+    figures = (
+        ("NEFF", "n_eff", "effective number of frames (median)"),
+        ("FWHM", "fwhm_px", "px, of the stars (median)"),
+        ("ELONGAT", "elongation", "major by minor axis of the stars (median)"),
+    )
+    for keyword, name, comment in figures:
+        if measured.get(name) is not None:
+            yield fits.card(keyword, float(f"{measured[name]:.5g}"), comment)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("ripresa")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _keyword(one: str) -> str:
+    return one[:8].rstrip()
+
+
+def _value(one: str) -> str:
+    """The text of a card's value without its comment."""
+    text = one[10:80].strip()
+    found = re.match(r"'(?:[^']|'')*'", text)
+    return re.sub(r"\s+'$", "'", found[0]) if found else text.partition("/")[0].strip()
+
+
+def _instant(text: str | None) -> datetime.datetime | None:
+    try:
+        moment = datetime.datetime.fromisoformat((text or "").strip())
+    except ValueError:
+        return None
+    return moment.astimezone(datetime.UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+def _iso(moment: datetime.datetime) -> str:
+    return moment.isoformat(timespec="milliseconds")
