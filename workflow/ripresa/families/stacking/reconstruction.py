@@ -1,0 +1,353 @@
+"""TILE_RECONSTRUCTION: every pixel as the weighted mean of what is accepted there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from ripresa.families.stacking import bands, celltables, robust, tables
+from ripresa.families.stacking.bands import (
+    Floats,
+    Frames,
+    Recipe,
+    normalise,
+    row_terms,
+    row_weights,
+    weigh,
+    windows_of,
+)
+from ripresa.families.stacking.progress import report
+from ripresa.families.stacking.rejection import LANES, SLACK, accepted_interval, median_of, number, sort_lanes
+
+# Below this sum of weights (they are around 1) the unweighted mean is taken.
+LEAST_WEIGHT = 1e-6
+# Shares of frames are summed in units of 2^-24: such sums are exact, hence the same for any bands.
+_UNIT = 16777216.0
+# The background under a pixel is the lower quartile of this many cells around it squared, so that a star of
+# the size of a cell is not taken for background.
+_AROUND = 5
+
+
+def reconstruct(
+    registered: list[str],
+    cells: list[str],
+    normalization: str,
+    tile_grid: str,
+    local_metrics: str,
+    settings: Mapping[str, Any],
+    band: tuple[int, int],
+    output: str,
+) -> None:
+    """Write ``output`` for the rows y0..y1-1 of ``band`` (i of n, i from 1); ``settings``: ``rejection``.
+
+    Maps [C, rows, W]:
+
+    - ``image`` float32: sum w v / sum w over the accepted values v of the frames, NaN where no frame is;
+    - ``weight`` float32: sum w; ``weight2`` float32: sum w^2;
+    - ``coverage`` uint16: frames that have the pixel; ``rejected`` uint16: those of them rejected;
+    - ``flagged`` bool: sum w is below ``LEAST_WEIGHT``, the image is the unweighted mean;
+    - ``least``, ``most`` float32: the interval of accepted values; SYNTHETIC_FRAMES applies it again.
+
+    Per frame: ``reject_counts`` int64 [F, C] and ``frame_weight`` float64 [F, C], the sum over the pixels of
+    w / sum w. The `Background` that was used: ``sky`` [C, ny, nx], ``sky_x``, ``sky_y``. ``about``: y0, y1,
+    channels, frames (each with its name), band.
+    """
+    from ripresa.families.stacking.registered import Reader
+
+    with Reader(registered, cells) as frames:
+        y0, y1 = bands.rows_of(frames.height, band)
+        recipe = bands.recipe(frames, normalization, tile_grid, local_metrics)
+        sky = background(cells, normalization)
+        arrays = compute(frames, recipe, sky, settings["rejection"], y0, y1)
+    about = {
+        "y0": y0,
+        "y1": y1,
+        "band": list(band),
+        "channels": list(frames.channels),
+        "frames": [{"name": name} for name in recipe.names],
+    }
+    tables.save(output, about, sky=sky.values, sky_x=sky.x, sky_y=sky.y, **arrays)
+
+
+class Background:
+    """The level of the sky, and of what is smooth, given at cell centres ``x`` and ``y`` as [C, ny, nx]."""
+
+    def __init__(self, values: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> None:
+        self.values = np.ascontiguousarray(values, np.float64)
+        self.x = np.ascontiguousarray(x, np.float64)
+        self.y = np.ascontiguousarray(y, np.float64)
+
+    def rows(self, channel: int, y0: int, y1: int, width: int) -> Floats:
+        """Interpolated to the pixels of the rows y0..y1-1."""
+        out = np.empty((y1 - y0, width), np.float32)
+        bands.interpolate(self.values[channel], self.x, self.y, y0, out)
+        return out
+
+
+def background(cells: list[str], normalization: str) -> Background:
+    """The background under the stars of the normalised frames: per cell the median over the frames, of which
+    the lower quartile of a neighbourhood is taken."""
+    table = celltables.read(cells, "background")
+    _, arrays = tables.load(normalization, "scale", "offset")
+    grid_x, grid_y = np.meshgrid(table.x, table.y)
+    basis = robust.quadratic(grid_x.ravel(), grid_y.ravel(), table.width, table.height)
+    values = table["background"]
+    for f in range(len(values)):
+        surface = (arrays["offset"][f] @ basis.T).reshape(values.shape[1:])
+        values[f] = arrays["scale"][f][:, None, None] * values[f] + surface
+    middle = robust.median(values, axis=0).astype(np.float64)
+    return Background(np.stack([_lower_quartile(channel) for channel in middle]), table.x, table.y)
+
+
+def _lower_quartile(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    half = _AROUND // 2
+    ny, nx = values.shape
+    padded = np.pad(values, half, constant_values=np.nan)
+    around = np.stack([padded[j : j + ny, i : i + nx] for j in range(_AROUND) for i in range(_AROUND)], -1)
+    ordered = np.sort(around, axis=-1)  # NaN last
+    known = np.isfinite(ordered).sum(axis=-1)
+    quartile = np.take_along_axis(ordered, np.maximum(known - 1, 0)[..., None] // 4, axis=-1)[..., 0]
+    # Where nothing is known there are hardly any pixels: what is taken there must only be finite.
+    typical = np.median(quartile[known > 0]) if known.any() else 0.0
+    return np.where(known > 0, quartile, typical)
+
+
+def compute(
+    frames: Frames,
+    recipe: Recipe,
+    below: Background,
+    rejection: Mapping[str, Any],
+    y0: int,
+    y1: int,
+    slack: float = SLACK,
+) -> tables.Arrays:
+    """The maps and sums of `reconstruct` for the rows y0..y1-1."""
+    count, width, channels = len(recipe.names), frames.width, len(frames.channels)
+    shape = (channels, y1 - y0, width)
+    out: tables.Arrays = {
+        name: np.empty(shape, np.float32) for name in ("image", "weight", "weight2", "least", "most")
+    }
+    out["coverage"] = np.empty(shape, np.uint16)
+    out["rejected"] = np.empty(shape, np.uint16)
+    out["flagged"] = np.empty(shape, np.bool_)
+    rejections = np.zeros((channels, count), np.int64)
+    shares = np.zeros((channels, count), np.float64)
+    method, low, high = number(rejection["method"]), float(rejection["low"]), float(rejection["high"])
+    u = bands.columns(width)
+    for start, end in bands.blocks(y0, y1, count * width * 4):
+        samples = np.empty((count, end - start, width), np.float32)
+        noise = np.empty((end - start, width), np.float32)
+        at = slice(start - y0, end - y0)
+        for c in range(channels):
+            for f in range(count):
+                frames.rows(f, c, start, end, samples[f])
+            how = recipe.of_channel(c, start, end)
+            bands.blend(recipe.noise[c], recipe.window_x, how[-1], noise)
+            level = below.rows(c, start, end, width)
+            maps = tuple(out[name][c, at] for name in _MAPS)
+            _combine(
+                samples, u, start, frames.height, how, noise, level, method, low, high, float(slack), maps,
+                rejections[c], shares[c],
+            )  # fmt: skip
+        report(end - y0, y1 - y0)
+    out["reject_counts"] = np.ascontiguousarray(rejections.T)
+    out["frame_weight"] = np.ascontiguousarray(shares.T)
+    return out
+
+
+_MAPS = ("image", "weight", "weight2", "least", "most", "coverage", "rejected", "flagged")
+
+
+@njit(cache=True, nogil=True)
+def _combine(
+    samples: Any,
+    u: Any,
+    y0: int,
+    height: int,
+    recipe: Any,
+    noise: Any,
+    background: Any,
+    method: int,
+    low: float,
+    high: float,
+    slack: float,
+    maps: Any,
+    rejections: Any,
+    shares: Any,
+) -> None:
+    """Reject and average ``samples`` [F, rows, W] strip by strip, into ``maps``; add to ``rejections`` and
+    ``shares`` [F]."""
+    scale, offset, weights, window_x, window_y = recipe
+    count, rows, width = samples.shape
+    terms = np.empty((count, 4), np.float32)
+    of_tile = np.empty((count, window_x.shape[0]), np.float32)
+    values = np.empty(count * LANES, np.float32)
+    ordered = np.empty(count * LANES, np.float32)
+    share = np.empty(count * LANES, np.float32)
+    reach = np.empty(window_x.shape[0], np.int64)
+    windows = np.empty((window_x.shape[0], LANES), np.float32)
+    limits = np.empty((4, LANES), np.float32)
+    sums = np.empty((5, LANES), np.float32)
+    for r in range(rows):
+        row_terms(scale, offset, y0 + r, height, terms)
+        row_weights(weights, window_y, r, of_tile)
+        share[:] = np.float32(0)
+        for start in range(0, width, LANES):
+            end = min(start + LANES, width)
+            for f in range(count):
+                strip = values[f * LANES : (f + 1) * LANES]
+                normalise(samples[f, r, start:end], terms[f], u[start:end], strip)
+            ordered[:] = values
+            sort_lanes(ordered, count)
+            _limits(
+                ordered, count, end - start, method, low, high, slack,
+                noise[r, start:end], background[r, start:end], limits,
+            )  # fmt: skip
+            known = windows_of(window_x, start, end, reach, windows)
+            accepted = ordered  # no longer needed: takes the accepted weights
+            for f in range(count):
+                strip = values[f * LANES : (f + 1) * LANES]
+                weighed = accepted[f * LANES : (f + 1) * LANES]
+                weigh(of_tile[f], reach, windows, known, weighed)
+            _sums(values, count, limits, accepted, sums)
+            _store(values, count, limits, sums, accepted, r, start, end, maps)
+            for f in range(count):
+                strip = values[f * LANES : (f + 1) * LANES]
+                rejections[f] += _lost(strip, limits)
+                _add_products(
+                    accepted[f * LANES : (f + 1) * LANES], sums[0], share[f * LANES : (f + 1) * LANES]
+                )
+        for f in range(count):
+            total = 0.0
+            for p in range(LANES):
+                total += np.float64(share[f * LANES + p])
+            shares[f] += math.floor(total * _UNIT + 0.5) / _UNIT
+
+
+@njit(cache=True, nogil=True)
+def _limits(
+    ordered: Any,
+    count: int,
+    used: int,
+    method: int,
+    low: float,
+    high: float,
+    slack: float,
+    noise: Any,
+    background: Any,
+    out: Any,
+) -> None:
+    """Of each lane the median, the accepted interval and the number of values, into ``out`` [4, LANES]."""
+    for p in range(LANES):
+        left = 0  # the number of values: those there are not are inf
+        right = count
+        while left < right:
+            half = (left + right) // 2
+            if ordered[half * LANES + p] < np.inf:
+                left = half + 1
+            else:
+                right = half
+        out[0, p] = 0
+        out[1, p] = np.inf
+        out[2, p] = -np.inf
+        out[3, p] = left
+        if left > 0 and p < used:
+            sigma = np.float64(noise[p])
+            sky = np.float64(background[p])
+            least, most = accepted_interval(ordered, p, left, method, low, high, sigma, sky, slack)
+            out[0, p] = median_of(ordered, p, 0, left)
+            out[1, p] = least
+            out[2, p] = most
+
+
+@njit(cache=True, nogil=True)
+def _sums(values: Any, count: int, limits: Any, weights: Any, out: Any) -> None:
+    """Into ``out`` [5, LANES]: sum w, sum w^2, sum w v, sum v and number of the accepted values v; ``weights``
+    are set to 0 where values are not accepted.
+
+    Values are relative to their median: float32 then keeps the mean to far below the noise, and equal values
+    give that very value.
+    """
+    middle = limits[0]
+    least = limits[1]
+    most = limits[2]
+    sum_w = out[0]
+    sum_w2 = out[1]
+    sum_wv = out[2]
+    sum_v = out[3]
+    number = out[4]
+    out[:] = np.float32(0)
+    for f in range(count):
+        strip = values[f * LANES : (f + 1) * LANES]
+        w = weights[f * LANES : (f + 1) * LANES]
+        for p in range(LANES):
+            v = strip[p]
+            good = (v >= least[p]) & (v <= most[p])
+            d = v - middle[p] if good else np.float32(0)
+            a = w[p] if good else np.float32(0)
+            w[p] = a
+            sum_w[p] += a
+            sum_w2[p] += a * a
+            sum_wv[p] += a * d
+            sum_v[p] += d
+            number[p] += np.float32(1) if good else np.float32(0)
+
+
+@njit(cache=True, nogil=True)
+def _store(
+    values: Any, count: int, limits: Any, sums: Any, weights: Any, r: int, start: int, end: int, maps: Any
+) -> None:
+    """What the sums of a strip amount to, into the ``maps``; then ``sums[0]`` is the factor that makes shares
+    of the ``weights``."""
+    image, weight, weight2, least_map, most_map, coverage, rejected, flagged = maps
+    for p in range(LANES):
+        n = sums[4, p]
+        total = sums[0, p]
+        plain = n > 0 and not total >= LEAST_WEIGHT
+        if p < end - start:
+            x = start + p
+            if n == 0:
+                image[r, x] = np.nan
+            elif plain:
+                image[r, x] = limits[0, p] + sums[3, p] / n
+            else:
+                image[r, x] = limits[0, p] + sums[2, p] / total
+            weight[r, x] = total
+            weight2[r, x] = sums[1, p]
+            least_map[r, x] = limits[1, p]
+            most_map[r, x] = limits[2, p]
+            coverage[r, x] = int(limits[3, p])
+            rejected[r, x] = int(limits[3, p] - n)
+            flagged[r, x] = plain
+        if plain:
+            for f in range(count):
+                v = values[f * LANES + p]
+                good = (v >= limits[1, p]) & (v <= limits[2, p])
+                weights[f * LANES + p] = np.float32(1) if good else np.float32(0)
+            total = n
+        sums[0, p] = np.float32(1) / total if n > 0 else np.float32(0)
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "nsz"})
+def _lost(values: Any, limits: Any) -> Any:
+    """How many of the values of a strip are not accepted. (Small integers: the order of the sum is free.)"""
+    infinity = np.float32(np.inf)
+    least = limits[1]
+    most = limits[2]
+    total = np.float32(0)
+    for p in range(LANES):
+        v = values[p]
+        lost = (v < infinity) & ((v < least[p]) | (v > most[p]))
+        total += np.float32(1) if lost else np.float32(0)
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _add_products(a: Any, b: Any, out: Any) -> None:
+    for p in range(LANES):
+        out[p] += a[p] * b[p]

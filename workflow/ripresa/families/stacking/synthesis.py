@@ -1,0 +1,156 @@
+"""SYNTHETIC_FRAMES: the frames of each cluster as one frame and one map of weights."""
+
+from __future__ import annotations
+
+from typing import IO, Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from ripresa.families.stacking import StackingError, bands, tables
+from ripresa.families.stacking.bands import (
+    Frames,
+    Recipe,
+    normalise,
+    row_terms,
+    row_weights,
+    weigh,
+    windows_of,
+)
+from ripresa.families.stacking.progress import report
+from ripresa.families.stacking.rejection import LANES
+
+
+def synthesize(
+    registered: list[str],
+    cells: list[str],
+    normalization: str,
+    tile_grid: str,
+    local_metrics: str,
+    clusters: str,
+    reconstruction: str,
+    band: tuple[int, int],
+    output: str,
+) -> None:
+    """Write the synthetic frames of a band, of which ``reconstruction`` is the table, as a ``.npy`` file.
+
+    float32 [rows, K, C, 2, W]: per cluster sum w v / sum w (NaN where it has nothing) and sum w, over the
+    values that TILE_RECONSTRUCTION accepted. Behind them a checksum of every row, uint32 [rows]. In reduced
+    mode K is 0, and no frame is read.
+    """
+    about, maps = tables.load(reconstruction, "image", "least", "most")
+    groups = tables.read_json(clusters)
+    y0, y1, channels, k = about["y0"], about["y1"], len(about["channels"]), int(groups["k"])
+    names = [frame["name"] for frame in about["frames"]]
+    width = maps["image"].shape[2]
+    with open(output, "wb") as file:
+        shape = (y1 - y0, k, channels, 2, width)
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        if k == 0:
+            file.write(checksums(np.empty(shape, np.float32)).tobytes())
+            report(y1 - y0, y1 - y0)
+            return
+        from ripresa.families.stacking.registered import Reader
+
+        with Reader(registered, cells) as frames:
+            recipe = bands.recipe(frames, normalization, tile_grid, local_metrics)
+            if bands.rows_of(frames.height, band) != (y0, y1) or names != recipe.names:
+                raise StackingError(
+                    f"{reconstruction} is not of these frames and rows: run again from TILE_RECONSTRUCTION"
+                )
+            labels = np.array([groups["labels"].get(name, -1) for name in names], np.int64)
+            if labels.min() < 0 or labels.max() >= k:
+                raise StackingError(f"{clusters} does not hold all frames: run again from STATE_CLUSTERING")
+            compute(frames, recipe, labels, k, maps, y0, y1, file)
+
+
+def checksums(rows: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """The sum of the 32-bit words of each of ``rows`` [rows, ...], modulo 2^32."""
+    words = rows.view(np.uint32).reshape(len(rows), rows[:1].size)
+    return np.add.reduce(words, axis=1, dtype=np.uint32)
+
+
+def compute(
+    frames: Frames,
+    recipe: Recipe,
+    labels: NDArray[np.int64],
+    k: int,
+    maps: tables.Arrays,
+    y0: int,
+    y1: int,
+    file: IO[bytes],
+) -> None:
+    """Append the rows y0..y1-1 of the ``k`` synthetic frames to ``file``; ``maps`` as TILE_RECONSTRUCTION
+    made them, ``labels`` [F] the cluster of each frame."""
+    count, width, channels = len(recipe.names), frames.width, len(frames.channels)
+    u = bands.columns(width)
+    sums = []
+    for start, end in bands.blocks(y0, y1, (count + 2 * k * channels) * width * 4):
+        samples = np.empty((count, end - start, width), np.float32)
+        out = np.empty((end - start, k, channels, 2, width), np.float32)
+        at = slice(start - y0, end - y0)
+        for c in range(channels):
+            for f in range(count):
+                frames.rows(f, c, start, end, samples[f])
+            _group(
+                samples, u, start, frames.height, recipe.of_channel(c, start, end), labels, k,
+                (maps["image"][c, at], maps["least"][c, at], maps["most"][c, at]), out[:, :, c],
+            )  # fmt: skip
+        sums.append(checksums(out))
+        file.write(out.data)
+        report(end - y0, y1 - y0)
+    file.write(np.concatenate(sums).tobytes())
+
+
+@njit(cache=True, nogil=True)
+def _group(
+    samples: Any, u: Any, y0: int, height: int, recipe: Any, labels: Any, k: int, maps: Any, out: Any
+) -> None:
+    """Average the accepted samples of each cluster, into ``out`` [rows, K, 2, W]. What is summed is relative
+    to the image of all frames."""
+    scale, offset, weights, window_x, window_y = recipe
+    image, least_map, most_map = maps
+    count, rows, width = samples.shape
+    terms = np.empty((count, 4), np.float32)
+    of_tile = np.empty((count, window_x.shape[0]), np.float32)
+    reach = np.empty(window_x.shape[0], np.int64)
+    windows = np.empty((window_x.shape[0], LANES), np.float32)
+    strip = np.empty(LANES, np.float32)
+    w = np.empty(LANES, np.float32)
+    base = np.zeros(LANES, np.float32)
+    least = np.empty(LANES, np.float32)
+    most = np.empty(LANES, np.float32)
+    sum_w = np.empty(k * LANES, np.float32)
+    sum_wv = np.empty(k * LANES, np.float32)
+    for r in range(rows):
+        row_terms(scale, offset, y0 + r, height, terms)
+        row_weights(weights, window_y, r, of_tile)
+        for start in range(0, width, LANES):
+            end = min(start + LANES, width)
+            reached = windows_of(window_x, start, end, reach, windows)
+            least[:] = np.inf
+            most[:] = -np.inf
+            base[: end - start] = image[r, start:end]
+            least[: end - start] = least_map[r, start:end]
+            most[: end - start] = most_map[r, start:end]
+            sum_w[:] = np.float32(0)
+            sum_wv[:] = np.float32(0)
+            for f in range(count):
+                normalise(samples[f, r, start:end], terms[f], u[start:end], strip)
+                weigh(of_tile[f], reach, windows, reached, w)
+                of_w = sum_w[labels[f] * LANES : (labels[f] + 1) * LANES]
+                of_wv = sum_wv[labels[f] * LANES : (labels[f] + 1) * LANES]
+                for p in range(LANES):
+                    v = strip[p]
+                    good = (v >= least[p]) & (v <= most[p])
+                    a = w[p] if good else np.float32(0)
+                    of_w[p] += a
+                    of_wv[p] += a * (v - base[p]) if good else np.float32(0)
+            for j in range(k):
+                for p in range(end - start):
+                    total = sum_w[j * LANES + p]
+                    known = total > 0
+                    out[r, j, 0, start + p] = base[p] + sum_wv[j * LANES + p] / total if known else np.nan
+                    out[r, j, 1, start + p] = total
