@@ -9,7 +9,7 @@ Nothing is drawn at random, so the same stars always give the same transform.
 import functools
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,9 @@ CLIP = 3.5  # residuals beyond so many of their sigma are left out
 MAXIMUM_SHEAR = 0.03
 BIC_MARGIN = 10.0  # "very strong" evidence for the affine transform (Kass & Raftery 1995)
 AFFINE_MATCHES = 15
+FLOOR = 0.02  # px, no centroid is better
+CHI2_MEDIAN = 1.386  # of chi-squared with two degrees of freedom
+WEAK = 0.25  # px, uncertainty from which on a rotation has to prove itself
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Match:
     frame: Indices
     residual: float
     chance: float
+    uncertainty: float
 
     @property
     def matches(self) -> int:
@@ -100,14 +104,7 @@ def match(
     if moving is None or transforms.largest_difference(moving.to_frame, best.to_frame, width, height) < 3.0:
         return best
     ours, theirs = np.flatnonzero(~_fixed(reference, frame)), np.flatnonzero(~_fixed(frame, reference))
-    return Match(
-        moving.to_frame,
-        moving.model,
-        ours[moving.reference],
-        theirs[moving.frame],
-        moving.residual,
-        moving.chance,
-    )
+    return replace(moving, reference=ours[moving.reference], frame=theirs[moving.frame])
 
 
 def is_mirrored(reference: Points, frame: Points, width: int, height: int, minimum: int = 6) -> bool:
@@ -129,55 +126,49 @@ def refine(
     """Improve an approximate transform (right within ``capture`` px) with all stars; None if too few
     agree."""
     ours, theirs = _near(reference, frame, to_frame, capture)
-    # Until the end by the robust model: it needs two stars only, and does not shear to reach for strangers.
+    error = np.hypot(reference.error[ours], frame.error[theirs])
+    minimum = max(minimum, 3)
+    # Until the end by the similarity: it needs two stars only, and does not shear to reach for strangers.
     matrix, radius = to_frame, capture
     chosen = np.empty(0, np.intp)
-    extra = 0.0
-    error = np.hypot(reference.error[ours], frame.error[theirs])
+    sigma = error
     for turn in range(12):
-        x, y = transforms.apply(matrix, reference.x[ours], reference.y[ours])
-        dx, dy = frame.x[theirs] - x, frame.y[theirs] - y
-        distance = np.hypot(dx, dy)
+        distance = _distances(matrix, _paired(reference, frame, ours, theirs))
         pairs = _mutual(ours, theirs, distance, radius)
-        if len(pairs) < max(minimum, 3):
+        if len(pairs) < minimum:
             return None
-        extra = _extra_error(distance[pairs], error[pairs])
-        sigma = np.sqrt(error * error + extra * extra)
-        good = pairs[distance[pairs] < CLIP * sigma[pairs]]
-        if len(good) < max(minimum, 3):
+        sigma = _sigmas(distance[pairs], error[pairs])
+        near = distance[pairs] < CLIP * sigma
+        good, sigma = pairs[near], sigma[near]
+        if len(good) < minimum:
             return None
-        weight = 1.0 / (sigma[good] * sigma[good])
-        stars = (
-            reference.x[ours[good]],
-            reference.y[ours[good]],
-            frame.x[theirs[good]],
-            frame.y[theirs[good]],
-        )
         try:
-            new = transforms.fit_similarity(*stars, weight)
+            new = transforms.fit_similarity(*_paired(reference, frame, ours[good], theirs[good]), sigma**-2.0)
         except ZeroDivisionError:
             return None
-        same = (
-            np.array_equal(good, chosen) and transforms.largest_difference(new, matrix, width, height) < 1e-4
-        )
+        moved = transforms.largest_difference(new, matrix, width, height)
+        same = np.array_equal(good, chosen) and moved < 1e-4
         matrix, chosen = new, good
         radius = float(np.clip(5.0 * np.median(distance[good]) + 0.2, 1.0, radius))
         if same and turn > 1:
             break
+    stars = _paired(reference, frame, ours[chosen], theirs[chosen])
     kind = "similarity"
+    uncertainty = _uncertainty(stars[0], stars[1], sigma, width, height)
     if model == "affine" or (model == "auto" and _well_spread(stars[0], stars[1], width, height)):
         affine = _affine(reference, frame, ours, theirs, error, matrix, radius, chosen, model == "affine")
         if affine is not None:
             matrix, chosen, kind = affine[0], affine[1], "affine"
-    x, y = transforms.apply(matrix, reference.x[ours[chosen]], reference.y[ours[chosen]])
-    distance = np.hypot(frame.x[theirs[chosen]] - x, frame.y[theirs[chosen]] - y)
+    elif uncertainty > WEAK and (shift := _shift(matrix, stars, sigma)) is not None:
+        matrix, kind = shift, "shift"
+        uncertainty = math.sqrt(2.0 / float((sigma**-2.0).sum()))
+    distance = _distances(matrix, _paired(reference, frame, ours[chosen], theirs[chosen]))
     scale, _, shear, mirrored = transforms.geometry(matrix)
     if mirrored or abs(scale - 1.0) > SCALE_RANGE or shear > MAXIMUM_SHEAR:
         return None
-    radius = max(1.0, float(distance.max()))
-    chance = _chance(reference, frame, matrix, len(chosen), radius, width, height)
+    chance = _chance(reference, frame, matrix, len(chosen), max(1.0, float(distance.max())), width, height)
     residual = float(np.sqrt((distance * distance).mean()))
-    return Match(matrix, kind, ours[chosen], theirs[chosen], residual, chance)
+    return Match(matrix, kind, ours[chosen], theirs[chosen], residual, chance, uncertainty)
 
 
 # Hypotheses
@@ -348,12 +339,28 @@ def _mutual(ours: Indices, theirs: Indices, distance: Vector, radius: float) -> 
     return order[np.intersect1d(mine, other, assume_unique=True)]
 
 
-def _extra_error(distance: Vector, error: Vector) -> float:
-    """The error beyond that of the photons (seeing, distortion, undersampling), px: such that the median of
-    distance^2 / (error^2 + extra^2) is that of chi-squared with two degrees of freedom, 1.386."""
-    grid = np.concatenate([[0.02], 0.03 * 1.25 ** np.arange(24)])
-    ratio = np.median((distance * distance)[:, None] / ((error * error)[:, None] + grid * grid), axis=0)
-    return float(grid[min(int(np.searchsorted(-ratio, -1.386)), len(grid) - 1)])
+def _sigmas(distance: Vector, error: Vector) -> Vector:
+    """What the distances of matched pairs say of their errors: sigma of a coordinate, for each pair, px.
+
+    Two things widen the errors that the photons give: a floor (seeing, distortion, undersampling), seen in
+    the bright stars, and a factor (blends, correlated noise), seen in the faint. Each is set so that the
+    median of distance^2 / sigma^2 in its half of the stars is that of chi-squared with two degrees of
+    freedom.
+    """
+    faint = error > np.median(error)
+    if np.count_nonzero(faint) < 6:
+        faint = np.ones(len(error), np.bool_)
+    bright = error <= np.median(error)
+    squared = distance * distance
+    factor, floor = 1.0, FLOOR
+    for _ in range(3):
+        grid = np.concatenate([[FLOOR], 0.03 * 1.25 ** np.arange(24)])
+        known = (factor * error[bright])[:, None] ** 2
+        ratio = np.median(squared[bright, None] / (known + grid * grid), axis=0)
+        floor = float(grid[min(int(np.searchsorted(-ratio, -CHI2_MEDIAN)), len(grid) - 1)])
+        photons = np.maximum(squared[faint] / CHI2_MEDIAN - floor * floor, 0.0) / error[faint] ** 2
+        factor = float(np.clip(np.sqrt(np.median(photons)), 1.0, 4.0))
+    return np.sqrt((factor * error) ** 2 + floor * floor)
 
 
 def _well_spread(x: Vector, y: Vector, width: int, height: int) -> bool:
@@ -374,40 +381,74 @@ def _affine(
 ) -> tuple[Matrix, Indices] | None:
     """The affine transform and its pairs, if the configuration or the stars call for it."""
     matrix, pairs = similarity, chosen
-    extra = 0.0
+    sigma = np.maximum(error[pairs], 0.05)
     try:
         for _ in range(5):
             stars = _paired(reference, frame, ours[pairs], theirs[pairs])
-            sigma = np.sqrt(error[pairs] ** 2 + extra * extra) if extra else np.maximum(error[pairs], 0.05)
-            matrix = transforms.fit_affine(*stars, 1.0 / sigma**2)
-            x, y = transforms.apply(matrix, reference.x[ours], reference.y[ours])
-            distance = np.hypot(frame.x[theirs] - x, frame.y[theirs] - y)
+            matrix = transforms.fit_affine(*stars, sigma**-2.0)
+            distance = _distances(matrix, _paired(reference, frame, ours, theirs))
             near = _mutual(ours, theirs, distance, radius)
-            if len(near) < len(chosen) // 2 or len(near) < 4:
+            if len(near) < max(len(chosen) // 2, 4):
                 return None
-            extra = _extra_error(distance[near], error[near])
-            pairs = near[distance[near] < CLIP * np.sqrt(error[near] ** 2 + extra * extra)]
+            sigma = _sigmas(distance[near], error[near])
+            good = distance[near] < CLIP * sigma
+            pairs, sigma = near[good], sigma[good]
             if len(pairs) < 4:
                 return None
     except np.linalg.LinAlgError:
         return None
     if wanted:
         return matrix, pairs
-    # On the same stars with the same weights: 2 n data, 6 or 4 parameters (Schwarz 1978). Both are fitted
-    # anew, so that neither is judged on its own choice of stars.
+    # On the same stars with the same weights, so that neither is judged on its own choice of stars.
     both = np.union1d(pairs, chosen)
     stars = _paired(reference, frame, ours[both], theirs[both])
-    weight = 1.0 / (error[both] ** 2 + extra * extra)
+    sigma = _sigmas(_distances(matrix, stars), error[both])
+    weight = sigma**-2.0
     less = _misfit(transforms.fit_similarity(*stars, weight), stars, weight)
     more = _misfit(transforms.fit_affine(*stars, weight), stars, weight)
-    n = 2 * len(both)
-    gain = n * math.log(max(less, 1e-12) / max(more, 1e-12)) - 2.0 * math.log(n)
-    return (matrix, pairs) if gain > BIC_MARGIN else None
+    return (matrix, pairs) if _gain(less, more, len(both), 2) > BIC_MARGIN else None
+
+
+def _shift(matrix: Matrix, stars: Pairs, sigma: Vector) -> Matrix | None:
+    """The mere shift (after half a turn, or none) in place of a similarity, if that is not worse for the
+    stars."""
+    scale, rotation, _, _ = transforms.geometry(matrix)
+    turn = round(rotation / 180.0) * 180.0
+    if abs(scale - 1.0) > 0.03 or abs(rotation - turn) > 2.0:
+        return None
+    weight = sigma**-2.0
+    sign = 1.0 if turn == 0 else -1.0
+    dx, dy = transforms.fit_shift(sign * stars[0], sign * stars[1], stars[2], stars[3], weight)
+    shift = np.array([[sign, 0.0, dx], [0.0, sign, dy]])
+    gain = _gain(_misfit(shift, stars, weight), _misfit(matrix, stars, weight), len(sigma), 2)
+    return shift if gain < 0 else None
+
+
+def _gain(less: float, more: float, stars: int, parameters: int) -> float:
+    """By how much the Bayesian information criterion prefers a model of more parameters (Schwarz 1978), from
+    the sums of squares of both for as many stars."""
+    data = 2 * stars
+    return data * math.log(max(less, 1e-12) / max(more, 1e-12)) - parameters * math.log(data)
+
+
+def _uncertainty(x: Vector, y: Vector, sigma: Vector, width: int, height: int) -> float:
+    """Standard deviation, px, of a fitted similarity at the corner where it is largest: that of the shift,
+    and that of rotation and scale times the distance from the stars' weighted middle."""
+    weight = sigma**-2.0
+    total = float(weight.sum())
+    mx, my = float((weight * x).sum()) / total, float((weight * y).sum()) / total
+    inertia = float((weight * ((x - mx) ** 2 + (y - my) ** 2)).sum())
+    far = max(mx, width - 1 - mx) ** 2 + max(my, height - 1 - my) ** 2
+    return math.sqrt(2.0 * (1.0 / total + far / max(inertia, 1e-12)))
+
+
+def _distances(matrix: Matrix, stars: Pairs) -> Vector:
+    x, y = transforms.apply(matrix, stars[0], stars[1])
+    return np.hypot(stars[2] - x, stars[3] - y)
 
 
 def _misfit(matrix: Matrix, stars: Pairs, weight: Vector) -> float:
-    x, y = transforms.apply(matrix, stars[0], stars[1])
-    return float((weight * ((stars[2] - x) ** 2 + (stars[3] - y) ** 2)).sum())
+    return float((weight * _distances(matrix, stars) ** 2).sum())
 
 
 def _chance(

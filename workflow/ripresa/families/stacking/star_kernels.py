@@ -2,6 +2,7 @@
 use."""
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -36,7 +37,7 @@ def halve(image: Image, out: Image) -> None:
 
 
 @njit(cache=True, nogil=True)
-def peaks(plane: Image, coarse: Image, step: int, noise: np.float32, threshold: float, most: int) -> Vector:
+def peaks(plane: Image, coarse: Image, step: int, noise: Any, threshold: float, most: int) -> Vector:
     """Local maxima of the plane above its sky, smoothed with (1 4 6 4 1)/16: rows (x, y, height in sigma).
 
     ``coarse`` is the sky at every ``step``-th pixel. If there are more than ``most``, the higher ones.
@@ -103,7 +104,7 @@ def _less_sky(pixels: Image, coarse: Image, y: int, step: int, above: Image, out
 
 
 @njit(cache=True, nogil=True)
-def _higher_half(found: Vector, unit: float, limit: np.float32) -> tuple[int, np.float32]:
+def _higher_half(found: Vector, unit: float, limit: Any) -> tuple[int, Any]:
     """Keep the higher half of the rows; gives their number and the new limit."""
     middle = np.median(found[:, 2])
     n = 0

@@ -105,7 +105,8 @@ def fit_affine(x: Vector, y: Vector, u: Vector, v: Vector, weight: Vector) -> Ma
     total = weight.sum()
     mx, my = float((weight * x).sum() / total), float((weight * y).sum() / total)
     basis = np.stack([x - mx, y - my, np.ones_like(x)])
-    matrix = np.linalg.solve((basis * weight) @ basis.T, (basis * weight) @ np.stack([u, v], axis=1)).T
+    moments = np.linalg.solve((basis * weight) @ basis.T, (basis * weight) @ np.stack([u, v], axis=1))
+    matrix = np.array(moments.T, np.float64)
     matrix[:, 2] -= matrix[:, 0] * mx + matrix[:, 1] * my
     return matrix
 
