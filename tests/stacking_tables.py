@@ -1,4 +1,4 @@
-"""The tables of a small stack as the phases leave them, and its pixels: input for tests of what comes last."""
+"""Tables of a small stack as its phases leave them, and its pixels: input for tests of what comes last."""
 
 from dataclasses import dataclass
 
@@ -56,6 +56,7 @@ class Final:
     rejected: np.ndarray
     flagged: np.ndarray
     n_eff: np.ndarray
+    clipped: np.ndarray
 
 
 def limits(**changed):
@@ -92,14 +93,15 @@ def final_of(image, frames=10):
         rejected=np.zeros(shape, np.uint16),
         flagged=np.zeros(shape, bool),
         n_eff=np.full(shape, 0.9 * frames, np.float32),
+        clipped=np.zeros(shape, np.uint8),
     )
 
 
 def make(directory, frames=10, channels=("L",), shape=(160, 240), mode="reduced", chunks=2, **changes):
     """Write the tables of ``frames`` stacked frames and two excluded ones, and say where they are.
 
-    ``changes`` maps ``scan``, ``registration``, ``reference`` and ``cards`` to {frame number: {key: value}} (or, of
-    the reference, {key: value}), and ``weights`` to the weights of the frames.
+    ``changes``: ``scan`` and ``registration`` are {number of the frame: {key: value}}, ``reference`` is {key:
+    value}, and ``weights`` has a number for each frame.
     """
     directory.mkdir(parents=True, exist_ok=True)
     height, width = shape
@@ -114,7 +116,8 @@ def make(directory, frames=10, channels=("L",), shape=(160, 240), mode="reduced"
         scan = {"name": name, "status": "bad" if bad else "ok", "reason": "it is truncated" if bad else None}
         if not bad:
             scan |= {
-                "width": width, "height": height, "kind": "mono", "exposure_s": 60.0, "n_stars": 40, "fwhm_px": 3.2,
+                "width": width, "height": height, "kind": "mono", "exposure_s": 60.0, "n_stars": 40,
+                "fwhm_px": 3.2,
                 "date_obs": f"2025-01-01T00:{n % 60:02d}:00", "eccentricity": 0.3, "background": SKY,
                 "noise": NOISE * np.sqrt(frames), "cards": cards,
             }  # fmt: skip
@@ -150,7 +153,8 @@ def make(directory, frames=10, channels=("L",), shape=(160, 240), mode="reduced"
     }
     ramp = np.linspace(0.9, 1.1, frames)
     tables.save(
-        path["normalization"], about, scale=ramp[:, None] * np.ones(count), offset=np.zeros((frames, count, 6)),
+        path["normalization"], about, scale=ramp[:, None] * np.ones(count),
+        offset=np.zeros((frames, count, 6)),
         transparency=1 / ramp,
     )  # fmt: skip
     tables.save(

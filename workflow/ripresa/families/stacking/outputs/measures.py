@@ -13,6 +13,8 @@ from ripresa.families.stacking.outputs.stacked_file import Final
 
 FEW = 5
 """Fewer values than these give no median worth the name."""
+_HALF_NORMAL_MEDIAN = 0.6745
+"""Median of |x|, x normal with a standard deviation of 1."""
 
 
 def measure(final: Final, evidence: Evidence) -> dict[str, Any]:
@@ -23,10 +25,9 @@ def measure(final: Final, evidence: Evidence) -> dict[str, Any]:
     weights)."""
     from ripresa.families.stacking.detection import detect
 
-    image = _filled(final.image)
-    stars = detect(image)
+    stars = detect(_filled(final.image))
     enough = len(stars) >= FEW
-    noise = [noise_of(channel, evidence.grid) for channel in image]
+    noise = [noise_of(channel, evidence.grid) for channel in final.image]
     pairs = zip(noise, evidence.expected_noise, strict=True)
     covered = final.n_eff[final.coverage > 0]
     return {
@@ -37,7 +38,7 @@ def measure(final: Final, evidence: Evidence) -> dict[str, Any]:
         "background": [float(level) for level in stars.background],
         "noise": [_median(tiles) for tiles in noise],
         "noise_ratio": _largest(_median(tiles / expected) for tiles, expected in pairs),
-        "seam": _largest(seam(channel, evidence.grid) for channel in image),
+        "seam": _largest(seam(channel, evidence.grid) for channel in final.image),
         "flagged": int(np.count_nonzero(final.flagged)),
     }
 
@@ -66,31 +67,43 @@ def _rough(channel: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def seam(channel: NDArray[np.float32], grid: dict[str, Any]) -> float | None:
-    """The largest step across a border of tiles, in sigma beyond what chance gives; None if none can be
-    measured.
+    """The worst step across borders of tiles, in sigma beyond chance; None if none can be measured.
 
-    Borders are searched one tile's length at a time, at both ends and in the middle of every overlap. A step
-    is the difference between the means of the plain sky on its two sides (over half an overlap), less that of
-    its neighbours, so that a gradient is none. Sigma is the scatter of such steps inside tiles, where there
-    is no border. Of N steps one lies about sqrt(2 ln N) sigma off by chance: the value is sqrt(z^2 - 2 ln N),
-    or 0."""
+    Borders are searched one tile's length at a time, at both ends and in the middle of what two tiles share.
+    A step is the difference between the means of the plain sky on its two sides (over half an overlap), less
+    that of its neighbours, so that a gradient is none. The same inside the tiles tells what steps are without
+    a border. The value is the larger of what says that one border is bad, and that all of them are:
+
+    - sqrt(z^2 - 2 ln N) of the largest step z of N, since by chance it is about sqrt(2 ln N). Where nebulae
+      make the largest step inside tiles t times what chance makes it, z counts t^2 times less;
+    - the excess of the median step over that inside the tiles, in standard errors.
+    """
     if len(grid["x"]) == len(grid["y"]) == 1:
         return 0.0
-    values, known, sigma = _plain_sky(channel, grid["size"])
-    parts = [
-        _steps(values, known, grid["x"], grid["y"], grid),
-        _steps(values.T, known.T, grid["y"], grid["x"], grid),
-    ]
-    borders, inside = (np.abs(np.concatenate(part)) for part in zip(*parts, strict=True))
-    if not borders.size:
+    values, known, noise = _plain_sky(channel, grid["size"])
+    across = _steps(values, known, grid["x"], grid["y"], grid)
+    down = _steps(values.T, known.T, grid["y"], grid["x"], grid)
+    places = [np.concatenate(pair) for pair in zip(across, down, strict=True)]
+    inside, borders = places[-1], [place for place in places[:-1] if place.size]
+    if not borders:
         return None
+    sigma, usual, tail = noise, 0.0, 1.0
     if inside.size >= FEW:
-        by_chance = math.sqrt(2 * math.log(inside.size))
-        sigma = max(sigma, 1.4826 * float(np.median(inside)), float(inside.max()) / by_chance)
+        usual = float(np.median(inside))
+        scatter = max(noise, usual / _HALF_NORMAL_MEDIAN)
+        tail = max(1.0, float(inside.max()) / (scatter * math.sqrt(2 * math.log(inside.size))))
+        sigma = scatter * tail**2
+    largest, count = max(place.max() for place in borders), sum(place.size for place in borders)
     if sigma == 0:
-        return math.inf if borders.any() else 0.0
-    z = float(borders.max()) / sigma
-    return math.sqrt(max(0.0, z * z - 2 * math.log(borders.size)))
+        return 0.0 if largest == 0 else None
+    one = math.sqrt(max(0.0, (largest / sigma) ** 2 - 2 * math.log(count)))
+    # The median of n values |x|, x normal, has a relative standard error of 1.17 / sqrt(n); here are two.
+    excess = [
+        (np.median(place) / usual - 1) / (1.17 * math.sqrt(2 / place.size))
+        for place in borders
+        if usual > 0 and place.size >= FEW
+    ]
+    return float(max([one, *excess]))
 
 
 def _plain_sky(
@@ -100,10 +113,11 @@ def _plain_sky(
     sky."""
     import sep
 
-    mesh = max(16, size // 2)
-    sky = sep.Background(np.ascontiguousarray(channel), bw=mesh, bh=mesh)
+    mesh, gaps = max(16, size // 2), ~np.isfinite(channel)
+    channel = _filled(channel[None])[0]
+    sky = sep.Background(np.ascontiguousarray(channel), mask=gaps, bw=mesh, bh=mesh)
     rest = channel - sky.back(dtype=np.float32)
-    known = (np.abs(rest) <= np.float32(3 * sky.globalrms)).astype(np.float32)
+    known = ((np.abs(rest) <= np.float32(3 * sky.globalrms)) & ~gaps).astype(np.float32)
     return (channel - np.float32(sky.globalback)) * known, known, float(sky.globalrms)
 
 
@@ -113,19 +127,17 @@ def _steps(
     starts: Sequence[int],
     segments: Sequence[int],
     grid: dict[str, Any],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Steps along x at the borders, and inside the tiles, one for each row of tiles (``segments``), in units
-    in which their sigma is that of a pixel where pixels are independent."""
+) -> list[NDArray[np.float64]]:
+    """Sizes of steps along x, one for each row of tiles (``segments``): at each of five places of every
+    border, then inside the tiles. In their unit, sigma is that of a pixel where pixels are independent."""
     width, half = values.shape[1], max(4, grid["overlap"] // 2)
-    overlaps = [(right, left + grid["size"]) for left, right in itertools.pairwise(starts)]
+    pairs = [(right, left + grid["size"]) for left, right in itertools.pairwise(starts)]
+    shared = np.array(pairs, np.int64).reshape(-1, 2)
     # Windows blend over grid["overlap"] in the middle of what two tiles share, which may be more.
-    ramps = [
-        (middle - half, middle, middle + half) for middle in ((low + high) // 2 for low, high in overlaps)
-    ]
-    at_borders = sorted({at for places in (*overlaps, *ramps) for at in places})
-    margin = 2 * half - half // 2
+    middle = shared.sum(axis=1) // 2
     far = np.arange(width + 1)
-    for low, high in overlaps:
+    for low, high in shared:
+        margin = 2 * half - half // 2
         far = far[(far <= low - margin) | (far >= high + margin)]
     sums, counts = (
         np.pad(np.cumsum(np.add.reduceat(part, segments, axis=0), axis=1, dtype=np.float64), ((0, 0), (1, 0)))
@@ -140,9 +152,9 @@ def _steps(
         enough = (count >= 0.5 * half * rows[:, :, None]).all(axis=-1)
         share = np.array([0.5, -1.5, 1.5, -0.5])
         total, count = total[enough], count[enough]
-        return np.asarray((total / count) @ share / np.sqrt((1 / count) @ share**2))
+        return np.asarray(np.abs((total / count) @ share) / np.sqrt((1 / count) @ share**2))
 
-    return at(np.array(at_borders, np.int64)), at(far)
+    return [at(one) for one in (*shared.T, middle - half, middle, middle + half, far)]
 
 
 def _filled(image: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from ripresa.families.stacking.outputs.evidence import Evidence, Frame
 
 class Final(Protocol):
     """The finished pixels, each [C, y, x]: image, sum of weights, frames in the footprint, frames rejected,
-    pixels where no frame had weight and the plain mean stands, and the effective number of frames."""
+    where no frame had weight and the plain mean stands, effective number of frames, clusters clipped."""
 
     image: NDArray[np.float32]
     weight: NDArray[np.float32]
@@ -23,6 +23,7 @@ class Final(Protocol):
     rejected: NDArray[np.uint16]
     flagged: NDArray[np.bool_]
     n_eff: NDArray[np.float32]
+    clipped: NDArray[np.uint8]
 
 
 _WCS = re.compile(
@@ -60,6 +61,8 @@ def write(
         fits.image(file, shaped(final.n_eff), _about("effective number of frames"), "NEFF")
         flagged = shaped(final.flagged).astype(np.uint8)
         fits.image(file, flagged, _about("1: no frame has weight, plain mean"), "FLAGGED")
+        if evidence.mode == "full":
+            fits.image(file, shaped(final.clipped), _about("clusters of frames clipped there"), "CLIPPED")
         fits.table(file, frame_table.fits_columns(evidence.frames, evidence.channels), "FRAMES")
 
 
