@@ -17,7 +17,7 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.settings import LogHandlerSettingsBase
 
-from ripresa.journal import publish, records
+from ripresa.journal import phases, publish, records
 from ripresa.journal.paths import Run
 from snakemake_logger_plugin_journal import plan
 from snakemake_logger_plugin_journal.board import Board, Job
@@ -144,9 +144,14 @@ class LogHandler(LogHandlerBase):
         self._board.start()
         if self._follower:
             self._board.recall(self._follower.history())
+        if self._run:
+            self._board.phases = phases.load(self._run, os.environ.get("RIPRESA_SESSION", ""))
         if self._chronicle:
-            self._chronicle.start(self._board.total)
-        if isinstance(self._lines, LiveLines):
+            first = self._board.phases.first if self._board.phases else None
+            self._chronicle.start(self._board.total, first)
+        if self._board.phases:
+            self._board.phases.start()
+        if self._board.phases or isinstance(self._lines, LiveLines):
             threading.Thread(target=self._refresh, name="journal view", daemon=True).start()
 
     def _jobs_started(self, record: logging.LogRecord, lines: Lines | None) -> bool:
@@ -160,13 +165,18 @@ class LogHandler(LogHandlerBase):
         target = self._run.target_of(output[0]) if self._run and output else None
         name = target or (output[0] if output else told["rule_name"])
         self._board.begin(
-            told["jobid"], Job(name, target, (told.get("shellcmd") or "").strip(), record.created)
+            told["jobid"],
+            Job(name, target, (told.get("shellcmd") or "").strip(), record.created, rule=told["rule_name"]),
         )
+        if self._board.phases:
+            self._board.phases.begin(told["rule_name"], name)
         return bool(self.common_settings.printshellcmds or told.get("rule_msg"))
 
     def _job_finished(self, record: logging.LogRecord, lines: Lines | None) -> bool:
         self._failed = False
         job = self._board.finish(vars(record)["job_id"])
+        if job and self._board.phases:
+            self._board.phases.finish(job.rule, job.name)
         if job and lines:
             lines.done(job, record.created)
         if job and job.target and self._run:
@@ -194,6 +204,10 @@ class LogHandler(LogHandlerBase):
         job = self._board.running.get(vars(record)["jobid"])
         explained = job is not None and self._explained(job)
         self._board.fail(vars(record)["jobid"])
+        if job and self._board.phases:
+            failure = self._board.failures.get(job.name) if explained else None
+            given_up = failure is not None and failure.failure_class != "cancelled"
+            self._board.phases.fail(job.rule, job.name, given_up=given_up)
         if job and explained and lines:
             log = self._run.log(job.name, job.attempt) if self._run and job.attempt else None
             lines.failed(job, log if self.common_settings.show_failed_logs else None)
@@ -236,10 +250,13 @@ class LogHandler(LogHandlerBase):
         while not self._stop.wait(_REFRESH_S):
             self.acquire()
             try:
-                if self._stop.is_set() or not isinstance(self._lines, LiveLines):
+                if self._stop.is_set():
                     return
-                self._catch_up()
-                self._lines.draw()
+                if self._board.phases:
+                    self._board.phases.tick()
+                if isinstance(self._lines, LiveLines):
+                    self._catch_up()
+                    self._lines.draw()
             except OSError:
                 self._lines = None
             finally:
@@ -261,6 +278,8 @@ class LogHandler(LogHandlerBase):
             return
         self._catch_up()
         failed = self._failed or sys.exc_info()[0] is not None
+        if self._board.phases:
+            self._board.phases.end(self._board.stopping)
         if self._chronicle:
             self._chronicle.end(self._board, "failed" if failed else "ok")
         if self._lines:

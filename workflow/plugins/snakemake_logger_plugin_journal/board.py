@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ripresa.journal import clock
+from ripresa.journal.phases import Phases
 
 
 @dataclass
@@ -22,6 +23,7 @@ class Job:
     progress: str = ""
     told: bool = False
     """Whether the guard told how this execution ended."""
+    rule: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Board:
     failures: dict[str, Failure] = field(default_factory=dict)
     breakers: dict[str, float] = field(default_factory=dict)
     """Scopes that are held back, and until when."""
+    phases: Phases | None = None
+    """The phases of the run, where it has any."""
     _by_target: dict[str, Job] = field(default_factory=dict)
     _told: set[int] = field(default_factory=set)
 
@@ -163,4 +167,5 @@ def _number(value: object) -> int | None:
 
 def _progress(event: dict[str, Any]) -> str:
     value = event.get("value")
-    return "" if value is None else str(value)
+    total = event.get("total")
+    return "" if value is None else str(value) if total is None else f"{value}/{total}"

@@ -26,11 +26,15 @@ class Chronicle:
     def _emit(self, type: str, **fields: Any) -> None:
         emit(self._run, type, session=self._session, **fields)
 
-    def start(self, jobs: int) -> None:
-        """``run_start``, or ``run_resume`` if an earlier session left events."""
+    def start(self, jobs: int, from_phase: int | None = None) -> None:
+        """``run_start``, or ``run_resume`` if an earlier session left events.
+
+        ``from_phase`` is the number of the first phase that runs, where the run has phases.
+        """
         self._began = time.monotonic()
         type = "run_resume" if self._resumed else "run_start"
-        self._emit(type, pid=os.getpid(), host=socket.gethostname(), jobs=jobs)
+        phase = {} if from_phase is None else {"from_phase": from_phase}
+        self._emit(type, pid=os.getpid(), host=socket.gethostname(), jobs=jobs, **phase)
 
     def stop_requested(self, mode: str) -> None:
         """``mode``: ``drain`` (running jobs may finish) or ``cancel``."""

@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ripresa.journal.phases import Phase
 from snakemake_logger_plugin_journal.board import Board, Failure, Job
 from snakemake_logger_plugin_journal.text import clean, duration, end_of
 
@@ -74,6 +75,10 @@ def _rows(board: Board, now: float, width: int) -> Iterator[Row]:
     def row(what: str, style: str, name: str, when: str, why: str) -> Row:
         return Text(what, style), Text(end_of(clean(name), width)), Text(when), Text(why)
 
+    for phase in board.phases.open() if board.phases else ():
+        current, total = phase.progress()
+        far = f"{current}/{total}  {current / total:.0%}" if total else ""
+        yield row("phase", "green", f"{phase.number} {phase.name}", duration(_since(phase)), far)
     jobs = board.executing()
     for job in jobs[:_MAX_RUNNING]:
         yield row("running", "cyan", job.name, duration(now - job.since), _about(job))
@@ -89,6 +94,10 @@ def _rows(board: Board, now: float, width: int) -> Iterator[Row]:
     for scope, until in list(board.breakers.items())[:_MAX_BREAKERS]:
         yield row("held back", "magenta", scope, _left(until, now, "probing"), "kept failing: breaker open")
     yield from _more(len(board.breakers) - _MAX_BREAKERS, "held back")
+
+
+def _since(phase: Phase) -> float:
+    return time.monotonic() - (phase.began or 0.0)
 
 
 def _more(hidden: int, what: str) -> Iterator[Row]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import ripresa
-from ripresa.journal import clock, controller, publish, records
+from ripresa.journal import clock, controller, phases, publish, records
 from ripresa.journal.paths import Run
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ class Campaign:
         self.units: list[Units] = []
         self.goals: list[str] = []
         """The files that a call without targets asks for; each family adds its own."""
+        self.phases: list[str] = []
+        """Rules in the order in which their jobs follow each other, for the phase events of the run."""
         self.guards: dict[str, dict[str, Any]] = {}
         """Options of guarded commands by the digest of the command."""
 
@@ -36,12 +38,15 @@ class Campaign:
         config_sha256: str,
         policy: dict[str, Any],
         forced: bool = False,
+        needed: Iterable[str] = (),
     ) -> None:
         """Take hold of the run and write down what its guards and readers need.
 
-        ``jobs`` are the target file and rule name of every job of the campaign. Raises
-        `controller.RunIsHeld` if another controller has the run.
+        ``jobs`` are the target file and rule name of every job of the campaign, ``needed`` the rule names
+        of those that are to run (only `phases` need them). Raises `controller.RunIsHeld` if another
+        controller has the run.
         """
+        jobs = list(jobs)
         controller.hold(self.run, self.session)
         if forced:
             os.environ["RIPRESA_FORCED"] = "1"
@@ -52,6 +57,8 @@ class Campaign:
         os.environ["RIPRESA_STALL_S"] = str(float(policy["stall_s"]) * scale)
         os.environ["RIPRESA_GRACE_S"] = str(float(policy["grace_s"]))
         self._write_manifest(jobs, config_sha256)
+        if self.phases:
+            phases.plan(self.run, self.session, self.phases, (rule for _, rule in jobs), needed)
 
     def end(self, complete: Iterable[str] = ()) -> None:
         """Let go of the run, and of the staged files of targets that Snakemake knows to be complete."""

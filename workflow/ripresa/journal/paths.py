@@ -34,6 +34,7 @@ class Run:
         self.units = self.journal + "/units.jsonl"
         self.recovery = self.journal + "/recovery.json"
         self.controller = self.journal + "/controller.lock"
+        self.phases = self.journal + "/phases.json"
 
     def guard(self, digest: str) -> str:
         """The options of a guarded command, where it has any."""
@@ -63,3 +64,7 @@ class Run:
     def staged(self, target: str, attempt: int) -> str:
         """The directory in which one attempt writes its outputs before they are published."""
         return f"{self.journal}/staged/{target}.a{attempt}"
+
+    def progress(self, target: str, attempt: int) -> str:
+        """The file in which the command of an attempt says how far it is (``$RIPRESA_PROGRESS``)."""
+        return self.staged(target, attempt) + "/.progress"

@@ -27,7 +27,7 @@ class _Attempt:
         self.began = time.time()
         self.log = unit.run.log(unit.target, number)
         self.staged = publish.staged_paths(unit.run, unit.target, number, unit.outputs)
-        self.progress_file = unit.run.staged(unit.target, number) + "/.progress"
+        self.progress_file = unit.run.progress(unit.target, number)
         self.environment = {
             **os.environ,
             "PATH": os.path.dirname(unit.python) + os.pathsep + os.environ.get("PATH", os.defpath),
@@ -77,6 +77,7 @@ class _Attempt:
                 target=self.unit.target,
                 attempt=self.number,
                 value=progress.value,
+                total=progress.total,
             )
 
     def validate(self) -> tuple[str, str] | None:
@@ -129,11 +130,16 @@ def attempt(unit: Unit, lease: leases.Lease, number: int) -> bool:
         max_rss_mb=round(job.max_rss_mb, 1),
         cpu_s=round(job.cpu_s, 3),
     )
+    told = os.path.lexists(this.progress_file)
+    if told:
+        progress.conclude()
     if progress.value is not None:
         record["progress"] = progress.value
+    if progress.total is not None:
+        record["progress_total"] = progress.total
     failure_class, problem = job.stopped, job.evidence
     if job.stopped is None and job.exit_code == 0:
-        if os.path.lexists(this.progress_file):
+        if told:
             os.unlink(this.progress_file)
         invalid = this.validate()
         if invalid is None:

@@ -32,6 +32,9 @@ class Progress:
         self.what = source or "no output, no progress file, no CPU time"
         self.value: str | None = None
         """The newest counter or matched text."""
+        self.total: str | None = None
+        """What the counter counts up to, if ``$RIPRESA_PROGRESS`` holds ``current total``."""
+        self._told = default_file
         self._seen: object = None
         self._offset = 0
         self._cpu_s = 0.0
@@ -48,6 +51,12 @@ class Progress:
             self._since = time.monotonic()
         return time.monotonic() - self._since
 
+    def conclude(self) -> None:
+        """Take the last word of a command that has ended, if it is ``current total``."""
+        found = fraction(self._told)
+        if found is not None:
+            self.value, self.total = map(str, found)
+
     def _look(self, cpu_s: float) -> object:
         if self.kind == "counter":
             self.value = self._last_number() or self.value
@@ -62,6 +71,10 @@ class Progress:
         return (self._cpu_s, _signature(self.path), _signature(self.log))
 
     def _last_number(self) -> str | None:
+        found = fraction(self.path) if self.path == self._told else None
+        if found is not None:
+            self.total = str(found[1])
+            return str(found[0])
         import re
 
         try:
@@ -93,6 +106,24 @@ class Progress:
             self.value = (found.group(1) or b"").decode("utf-8", "replace")
             return self.value
         return self._offset
+
+
+def fraction(path: str) -> tuple[int, int] | None:
+    """What a progress file says if it is one line ``current total`` of two whole numbers, else None."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        text = os.read(fd, 256)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    words = text.split()
+    if len(words) != 2 or not (words[0].isdigit() and words[1].isdigit()) or b"\n" in text.strip():
+        return None
+    return int(words[0]), int(words[1])
 
 
 def _signature(path: str) -> tuple[int, int] | None:
