@@ -26,7 +26,7 @@ _FLAT_EXPOSURE_S = 2.0
 def frame_names(settings: Mapping[str, Any] | Settings) -> list[str]:
     """The names of the frames that settings ask for."""
     settings = Settings.of(settings)
-    return [night.name_of(index, settings.frames) for index in range(settings.frames)]
+    return [night.name_of(index) for index in range(settings.frames)]
 
 
 def simulate(

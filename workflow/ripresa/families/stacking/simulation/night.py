@@ -59,9 +59,9 @@ def rare(seed: int, what: int, frames: int, share: float, low: float, high: floa
     return np.where(draws[:, 0] < share, low + (high - low) * draws[:, 1], 1.0)
 
 
-def name_of(index: int, frames: int) -> str:
+def name_of(index: int) -> str:
     """The file name of a frame."""
-    return f"light_{index + 1:0{max(4, len(str(frames)))}d}.fits"
+    return f"light_{index + 1:04d}.fits"
 
 
 def frames_of(settings: Settings, conditions: Conditions) -> list[Frame]:
@@ -97,7 +97,7 @@ def frames_of(settings: Settings, conditions: Conditions) -> list[Frame]:
         moment = _START + timedelta(seconds=i * (conditions.exposure_s + _DEAD_TIME_S))
         result.append(
             Frame(
-                name=name_of(i, n),
+                name=name_of(i),
                 index=i,
                 date_obs=moment.isoformat(timespec="milliseconds"),
                 to_frame=_pointing(settings, shift[:, i], turn[i] + np.pi * flipped, deform[:, i]).tolist(),
