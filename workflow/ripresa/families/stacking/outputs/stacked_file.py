@@ -92,7 +92,7 @@ def top_down(evidence: Evidence) -> bool:
 
 def span(frames: Sequence[Frame]) -> tuple[str | None, str | None]:
     """Begin of the first and end of the last exposure (ISO 8601, UTC); None where the frames do not say."""
-    starts = [(start, frame) for frame in frames if (start := _instant(frame.date_obs))]
+    starts = [(start, frame) for frame in frames if (start := instant(frame.date_obs))]
     if not starts:
         return None, None
     last = max(start + datetime.timedelta(seconds=frame.exposure_s or 0) for start, frame in starts)
@@ -204,7 +204,7 @@ def _value(one: str) -> str:
     return re.sub(r"\s+'$", "'", found[0]) if found else text.partition("/")[0].strip()
 
 
-def _instant(text: str | None) -> datetime.datetime | None:
+def instant(text: str | None) -> datetime.datetime | None:
     try:
         moment = datetime.datetime.fromisoformat((text or "").strip())
     except ValueError:
