@@ -366,3 +366,35 @@ rule STACKING:
             "--synthetics {input.synthetics:q}",
             validate={"validation": "json"},
         )
+
+
+# What the plots show is known before the last phase, beside which they are drawn.
+rule stacking_plots:
+    input:
+        reference=REFERENCE,
+        normalization=normalization.target,
+        global_metrics=global_metrics.target,
+        tile_grid=tile_grid.target,
+        local_metrics=local_metrics.target,
+        clusters=clusters.target,
+        stars=gather.stacking(STARS),
+        registrations=registrations.targets(),
+        reconstructions=reconstructions.targets(),
+    output:
+        [
+            report(
+                f"{campaign.dir}/stacking/outputs/plots/{name}.png",
+                caption=f"../workflow/report/stacking_{name}.rst",
+                category="Stacking",
+            )
+            for name in ("frames", "registration", "rejection", "sky", "tiles")
+        ],
+    log:
+        stacking_plots.log,
+    shell:
+        guard(
+            "python workflow/scripts/stacking_plots.py {output[0]} {input.reference:q} {input.normalization:q} "
+            "{input.global_metrics:q} {input.tile_grid:q} {input.local_metrics:q} {input.clusters:q} "
+            "--stars {input.stars:q} --registrations {input.registrations:q} "
+            "--reconstructions {input.reconstructions:q}"
+        )

@@ -1,0 +1,19 @@
+"""Draw what happened to the frames: FIRST_PLOT REFERENCE NORMALIZATION GLOBAL_METRICS TILE_GRID LOCAL_METRICS
+CLUSTERS --stars FILE... --registrations FILE... --reconstructions FILE..."""
+
+import os
+import sys
+
+from ripresa.families.stacking.commands import grouped, reported
+from ripresa.families.stacking.outputs.evidence import Sources
+from ripresa.families.stacking.plots import draw
+
+
+def main(words: list[str]) -> None:
+    (first, *tables), lists = grouped(words)
+    with reported():
+        draw(Sources(*tables, **lists), os.path.dirname(first))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
