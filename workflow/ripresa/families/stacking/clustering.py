@@ -120,5 +120,6 @@ def _lloyd(point: Floats, center: Floats) -> tuple[NDArray[np.intp], float]:
         if np.array_equal(new, label):
             break
         label = new
-        center = np.stack([point[label == j].mean(axis=0) for j in range(k)])
+        member = (label == np.arange(k)[:, None]).astype(np.float64)
+        center = np.einsum("jn,nd->jd", member, point) / member.sum(axis=1, keepdims=True)
     return label, float(np.sum(served))

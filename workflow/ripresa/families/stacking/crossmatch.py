@@ -84,15 +84,18 @@ def match(
     order = np.argsort(stars["frame"], kind="stable")
     stars = {key: values[order] for key, values in stars.items()}
     frame = stars["frame"]
-    inverse = invert(np.array([to_frame[name] for name in names]))[frame]
-    x = inverse[:, 0, 0] * stars["x"] + inverse[:, 0, 1] * stars["y"] + inverse[:, 0, 2]
-    y = inverse[:, 1, 0] * stars["x"] + inverse[:, 1, 1] * stars["y"] + inverse[:, 1, 2]
+    inverse = invert(np.array([to_frame[name] for name in names]))
+    x, y = (
+        row[0] * stars["x"] + row[1] * stars["y"] + row[2] for row in inverse.transpose(1, 2, 0)[..., frame]
+    )
     best, distance = nearest(x, y, star_x, star_y, radius)
     found = np.flatnonzero(best >= 0)
-    # The nearest is written last, and stays.
-    found = found[np.argsort(-distance[found], kind="stable")]
+    place = frame[found] * len(star_x) + best[found]
+    least = np.full(len(names) * len(star_x), np.inf)
+    np.minimum.at(least, place, distance[found])
+    nearest_of_all = distance[found] == least[place]
     pair = np.full((len(names), len(star_x)), -1, np.intp)
-    pair[frame[found], best[found]] = found
+    pair.flat[place[nearest_of_all]] = found[nearest_of_all]
     return Catalogue(
         x=star_x,
         y=star_y,

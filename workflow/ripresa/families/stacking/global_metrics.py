@@ -10,11 +10,13 @@ import numpy as np
 
 from ripresa.families.stacking import StackingError, celltables, tables
 from ripresa.families.stacking.celltables import Cells
-from ripresa.families.stacking.robust import Floats, clip_score, median, zscore
+from ripresa.families.stacking.robust import Floats, clip_score, median, thinning, zscore
 
-# A cell whose gradient energy is this many times what the frames usually have there holds a trail or a cosmic
-# ray: such a frame is not a sharper one.
-EXCESS = 4.0
+# A cell with this many times the gradient energy that frames usually have there, and that most cells of a
+# sharp frame have beside the usual, holds a trail: such a frame is no sharper one.
+EXCESS = 2.0
+# Cells that a trail crosses are fewer than the rest of this.
+MOST = 0.95
 # As many frames tell what is usual.
 SAMPLE = 64
 
@@ -80,12 +82,13 @@ def levels(cells: Cells, scale: Floats) -> tuple[Floats, Floats, Floats]:
     that a frame which covers a poor part of the field does not look dull, nor one with a trail sharp.
     """
     flat = (*scale.shape, -1)
-    background = np.mean(scale * median(cells["background"].reshape(flat)), axis=1)
-    noise = np.sqrt(np.mean((scale * median(cells["noise"].reshape(flat))) ** 2, axis=1))
+    few = thinning(cells["noise"][0, 0].size)
+    level, sigma = (median(cells[name].reshape(flat)[..., ::few]) for name in ("background", "noise"))
+    background = np.mean(scale * level, axis=1)
+    noise = np.sqrt(np.mean((scale * sigma) ** 2, axis=1))
     gradient = cells["energy"].reshape(flat) * (scale**2).astype(np.float32)[:, :, None]
-    typical = usual(gradient)
-    known = np.isfinite(gradient) & np.isfinite(typical)
-    capped = np.minimum(gradient, np.float32(EXCESS) * typical)
+    typical, capped = without_trails(gradient)
+    known = np.isfinite(capped)
     total = np.sum(np.where(known, capped, 0), axis=-1, dtype=float)
     expected = np.sum(np.where(known, typical, 0), axis=-1, dtype=float)
     mean = np.array([np.mean(row[np.isfinite(row)]) if np.isfinite(row).any() else 0.0 for row in typical])
@@ -94,9 +97,15 @@ def levels(cells: Cells, scale: Floats) -> tuple[Floats, Floats, Floats]:
     return background, noise, np.mean(energy, axis=1)
 
 
-def usual(maps: Floats) -> Floats:
-    """The median over the frames (axis 0), from some of them if there are many."""
-    return median(maps[:: max(1, len(maps) // SAMPLE)], axis=0)
+def without_trails(energy: Floats) -> tuple[Floats, Floats]:
+    """What frames usually have, [C, n], of the gradient energy [F, C, n] of cells; and the energy with no
+    cell far above that. A sharp frame may be far above it in many cells."""
+    typical = median(energy[:: max(1, len(energy) // SAMPLE)], axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.sort((energy / typical)[..., :: thinning(energy.shape[-1])], axis=-1)
+    place = MOST * np.maximum(np.sum(~np.isnan(ratio), axis=-1, keepdims=True) - 1, 0)
+    most = np.take_along_axis(ratio, place.astype(np.intp), -1)
+    return typical, np.minimum(energy, np.float32(EXCESS) * np.fmax(most, 1) * typical)
 
 
 def _typical(fwhm: Floats) -> float | None:

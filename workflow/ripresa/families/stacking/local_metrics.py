@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,17 @@ from numpy.typing import NDArray
 
 from ripresa.families.stacking import celltables, tables, tiles, weights
 from ripresa.families.stacking.celltables import Cells
-from ripresa.families.stacking.global_metrics import EXCESS, usual
-from ripresa.families.stacking.robust import Floats, clip_score, fit, median, quadratic, zscore
+from ripresa.families.stacking.global_metrics import without_trails
+from ripresa.families.stacking.robust import (
+    Floats,
+    clip_score,
+    evaluate,
+    fit,
+    median,
+    quadratic,
+    thinning,
+    zscore,
+)
 
 # Relative error of a star's size at high signal-to-noise ratio: sampling, blends, pixel phase.
 SIZE_FLOOR = 0.03
@@ -71,7 +80,9 @@ def measure(
         + 0.2 * zscore(np.where(covered, fields.of("star_peak", scale) / sigma, np.nan))
     )
     background = np.mean(blend(cell["background"]) * scale[:, :, None, None], axis=1)
-    energy = np.mean(blend(_without_trails(cell["energy"])) * scale[:, :, None, None] ** 2, axis=1)
+    gradient = cell["energy"] * (scale**2).astype(np.float32)[:, :, None, None]
+    _, capped = without_trails(gradient.reshape(*scale.shape, -1))
+    energy = np.mean(blend(capped.reshape(gradient.shape)), axis=1)
     by_structure = 0.7 * zscore(energy / np.where(covered, sigma, np.nan)) - 0.3 * zscore(background)
     quality = clip_score(np.where(covered, np.where(star_tile, by_stars, by_structure), 0))
 
@@ -141,11 +152,10 @@ class StarFields:
         measured = np.isfinite(log).any(axis=1)
         if not measured.any():
             return np.ones(self.shape)
-        level = median(log, axis=0)
-        for _ in range(2):  # stars are seen on different frames: a star of the bad ones only is no large star
-            frame = median(log - level)
-            level = median(log - frame[:, None], axis=0)
-        own = fit(self.at_stars, log - level, self.inverse, _ridge(VARIATION))
+        # Stars are seen on different frames: one that only bad frames show is not itself a large star.
+        frame = median(log - median(log, axis=0))
+        level = median(log - frame[:, None], axis=0)
+        own = fit(self.at_stars, log - level, self.inverse, _ridge(VARIATION), 3)
         worst = np.min(own[measured, 0]) if scale is not None else np.max(own[measured, 0])
         own[~measured] = np.array([worst, 0, 0, 0, 0, 0])
         seen = np.sum(np.where(np.isfinite(log), self.inverse, 0), axis=0)
@@ -156,7 +166,7 @@ class StarFields:
 
     def _bounded(self, coefficients: Floats) -> Floats:
         """The surfaces at the tiles, held near to their own median."""
-        field = coefficients @ self.at_tiles.T
+        field = evaluate(coefficients, self.at_tiles)
         center = np.median(field, axis=1, keepdims=True)
         return np.clip(field, center - FIELD_LIMIT, center + FIELD_LIMIT)
 
@@ -170,13 +180,18 @@ class _Blend:
     """Averages of cells over tiles, weighted by the windows of the tiles, so that tiles vary smoothly."""
 
     def __init__(self, cells: Cells, grid: Mapping[str, Any]) -> None:
-        self.x = tiles.profile(grid["x"], grid["size"], grid["overlap"], cells.x).astype(np.float32)
-        self.y = tiles.profile(grid["y"], grid["size"], grid["overlap"], cells.y).astype(np.float32)
+        self.x, self.y = (
+            tiles.profile(grid[axis], grid["size"], grid["overlap"], position).astype(np.float32)
+            for axis, position in (("x", cells.x), ("y", cells.y))
+        )
         self.coverage = cells["coverage"]
         self.covered = (self._sum(self.coverage) > 0).all(axis=1)
 
     def _sum(self, maps: Floats) -> Floats:
-        return self.y @ (maps @ self.x.T)
+        rows = [np.einsum("fcyx,y->fcx", maps[:, :, at], window[at]) for at, window in _parts(self.y)]
+        strips = np.stack(rows, axis=2)
+        columns = [np.einsum("fcyx,x->fcy", strips[..., at], window[at]) for at, window in _parts(self.x)]
+        return np.stack(columns, axis=3)
 
     def __call__(self, maps: Floats) -> Floats:
         """[F, C, ty, tx] of maps [F, C, ny, nx]; NaN where a frame has no pixels."""
@@ -187,9 +202,11 @@ class _Blend:
             return np.where(weight > 0, total / weight, np.nan).astype(np.float64)
 
 
-def _without_trails(energy: Floats) -> Floats:
-    """Gradient energy with no cell far above what the frames usually have there."""
-    return np.minimum(energy, np.float32(EXCESS) * usual(energy))
+def _parts(windows: Floats) -> Iterator[tuple[slice, Floats]]:
+    """Each window with the positions where it is not zero, which are few."""
+    for window in windows:
+        place = np.flatnonzero(window)
+        yield slice(place[0], place[-1] + 1), window
 
 
 def tile_noise(cells: Cells, scale: Floats, blend: _Blend) -> Floats:
@@ -199,7 +216,8 @@ def tile_noise(cells: Cells, scale: Floats, blend: _Blend) -> Floats:
     a frame has no pixels it has its own median.
     """
     noise = cells["noise"]
-    level = median(noise.reshape(*scale.shape, -1))[:, :, None, None]
+    few = thinning(noise[0, 0].size)
+    level = median(noise.reshape(*scale.shape, -1)[..., ::few])[:, :, None, None]
     tile = blend(np.minimum(noise, 2 * level)) * scale[:, :, None, None]
     own = median(tile.reshape(*scale.shape, -1))[:, :, None, None]
     tile = np.where(np.isfinite(tile), tile, own)

@@ -133,17 +133,15 @@ class Photometry:
             log = np.where((flux > 0) & (snr > 0), np.log(flux), np.nan)
             sigma = flux / snr
         frame = median(log[anchor] - log)  # what to add to a frame's logarithms of flux
-        for _ in range(4):
-            tied = log + frame[:, None]
-            star = median(tied, axis=0)
+        for _ in range(3):
+            star = median(log + frame[:, None], axis=0)
             # Errors and the choice of stars from the flux expected, not from the one measured: else stars
             # that happen to come out bright count more, and the faint ones only then.
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                 relative = sigma / np.exp(star - frame[:, None])
             variance = relative**2 + FLUX_FLOOR**2
             good = np.where(relative < 1 / MINIMUM_SNR, log, np.nan)
-            star = location((good + frame[:, None]).T, variance.T, 2).value
-            found = location(star - good, variance, 3)
+            found = location(star - good, variance)
             frame = np.where(found.number >= MINIMUM_STARS, found.value, np.nan)
             frame = frame - frame[anchor]  # all NaN if the reference itself has too few stars
         known = np.isfinite(frame)

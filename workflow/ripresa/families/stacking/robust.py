@@ -1,6 +1,7 @@
 """Statistics that outliers do not move: medians, standard scores, weighted locations and polynomial fits.
 
-Values that are not known are NaN everywhere; nothing here warns about them.
+Values that are not known are NaN everywhere; nothing here warns about them. Sums of products are einsum's,
+not the BLAS': what that gives depends on its number of threads, and results must not.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ def median(values: Floats, axis: int = -1) -> Floats:
     high = np.minimum(known // 2, length - 1)
     pick = [np.take_along_axis(ordered, place[..., None], -1)[..., 0] for place in (low, high)]
     return np.where(known > 0, (pick[0] + pick[1]) * ordered.dtype.type(0.5), np.nan).astype(ordered.dtype)
+
+
+def thinning(length: int) -> int:
+    """Every how many of so many values are enough for their median and scatter: a thousand or more."""
+    return max(1, length // 1024)
 
 
 def spread(values: Floats, center: Floats, axis: int = -1) -> Floats:
@@ -100,16 +106,14 @@ def location(values: Floats, variance: Floats, iterations: int = 4) -> Location:
     known = inverse > 0
     values = np.where(known, values, np.nan)
     center = median(values)
-    scatter = np.ones_like(center)
-    weights = inverse
+    residual = (values - center[..., None]) * sharp
+    scatter = np.fmax(MAD_TO_SIGMA * median(np.abs(residual)), 1.0)
+    filled = np.where(known, values, 0)
     for _ in range(iterations):
-        residual = (values - center[..., None]) * sharp
-        scatter = np.fmax(MAD_TO_SIGMA * median(np.abs(residual)), 1.0)
-        weights = inverse * biweight(residual / scatter[..., None])
+        weights = inverse * biweight((filled - center[..., None]) * sharp / scatter[..., None])
         total = np.sum(weights, axis=-1)
-        step = np.sum(weights * np.where(known, values - center[..., None], 0), axis=-1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            center = np.where(total > 0, center + step / total, center)
+            center = np.where(total > 0, np.sum(weights * filled, axis=-1) / total, center)
     with np.errstate(divide="ignore"):
         error = np.where(np.any(known, axis=-1), scatter / np.sqrt(np.sum(weights, axis=-1)), np.nan)
     return Location(center, error, scatter, np.sum(weights > 0, axis=-1))
@@ -130,12 +134,13 @@ def solve(basis: Floats, values: Floats, weights: Floats, penalty: Floats) -> Fl
     """
     terms = basis.shape[1]
     upper = np.triu_indices(terms)
-    products = (basis[:, upper[0]] * basis[:, upper[1]]).astype(weights.dtype)
-    packed = (weights @ products).astype(np.float64)
+    products = (basis[:, upper[0]] * basis[:, upper[1]]).T.astype(weights.dtype, order="C")
+    packed = np.einsum("mn,kn->mk", weights, products).astype(np.float64)
     normal = np.zeros((len(values), terms, terms))
     normal[:, upper[0], upper[1]] = packed
     normal[:, upper[1], upper[0]] = packed
-    right = ((weights * values) @ basis.astype(weights.dtype)).astype(np.float64)
+    columns = basis.T.astype(weights.dtype, order="C")
+    right = np.einsum("mn,kn->mk", weights * values, columns).astype(np.float64)
     penalty = np.broadcast_to(penalty, (len(values), terms))
     free = np.isfinite(penalty)
     normal *= free[:, :, None] & free[:, None, :]
@@ -151,6 +156,11 @@ def solve(basis: Floats, values: Floats, weights: Floats, penalty: Floats) -> Fl
     return np.where(free, np.einsum("mkj,mj->mk", vectors, projected) / size, 0.0)
 
 
+def evaluate(coefficients: Floats, basis: Floats) -> Floats:
+    """The surfaces [m, n] of coefficients [m, k] at the points of a basis [n, k]."""
+    return np.einsum("mk,kn->mn", coefficients, np.ascontiguousarray(basis.T))
+
+
 def fit(basis: Floats, values: Floats, weights: Floats, penalty: Floats, iterations: int = 4) -> Floats:
     """Robust weighted polynomial fit to many rows at once: coefficients [m, k] for values [m, n].
 
@@ -158,19 +168,25 @@ def fit(basis: Floats, values: Floats, weights: Floats, penalty: Floats, iterati
     pull the surface towards it. ``weights`` [m, n] are inverse variances up to a factor per
     row, zero or with NaN values where nothing is known.
     """
+    kind = values.dtype
     known = np.isfinite(values) & (weights > 0)
-    weights = np.where(known, weights, 0).astype(values.dtype)
-    # A thousand values give the median and the scatter of a row as well as all of them.
-    few = slice(None, None, max(1, values.shape[1] // 1024))
+    weights = np.where(known, weights, 0).astype(kind)
+    few = slice(None, None, thinning(values.shape[1]))
     center = median(np.where(known, values, np.nan)[:, few])
-    center = np.where(np.isfinite(center), center, 0).astype(values.dtype)
+    center = np.where(np.isfinite(center), center, 0).astype(kind)
     rest = np.where(known, values - center[:, None], 0)
     sharp = np.sqrt(weights)
     coefficients: Floats = np.zeros((len(values), basis.shape[1]))
-    for _ in range(iterations):
-        residual = (rest - coefficients.astype(values.dtype) @ basis.T.astype(values.dtype)) * sharp
-        sigma = MAD_TO_SIGMA * median(np.where(known, np.abs(residual), np.nan)[:, few])
-        sigma = np.where(sigma > 0, sigma, np.inf).astype(values.dtype)
-        coefficients = solve(basis, rest, weights * biweight(residual / sigma[:, None]), penalty)
+    for turn in range(iterations):
+        # Which values are outliers is as well told by a thousand of them; only the last fit needs all.
+        use = slice(None) if turn == iterations - 1 else few
+        residual = (rest[:, use] - evaluate(coefficients.astype(kind), basis[use].astype(kind))) * sharp[
+            :, use
+        ]
+        size = np.where(known[:, use], np.abs(residual), np.nan)
+        sigma = MAD_TO_SIGMA * median(size if turn < iterations - 1 else size[:, few])
+        sigma = np.where(sigma > 0, sigma, np.inf).astype(kind)
+        trust = weights[:, use] * biweight(residual / sigma[:, None])
+        coefficients = solve(basis[use], rest[:, use], trust, penalty)
     coefficients[:, 0] += center
     return coefficients
