@@ -267,8 +267,8 @@ def _limits(
 
 @njit(cache=True, nogil=True)
 def _sums(values: Any, count: int, limits: Any, weights: Any, out: Any) -> None:
-    """Into ``out`` [5, LANES]: sum w, sum w^2, sum w v, sum v and number of the accepted values v; ``weights``
-    are set to 0 where values are not accepted.
+    """Into ``out`` [5, LANES]: sum w, sum w^2, sum w v, sum v and the number of the accepted values v;
+    ``weights`` are set to 0 where values are not accepted.
 
     Values are relative to their median: float32 then keeps the mean to far below the noise, and equal values
     give that very value.
@@ -282,20 +282,26 @@ def _sums(values: Any, count: int, limits: Any, weights: Any, out: Any) -> None:
     sum_v = out[3]
     number = out[4]
     out[:] = np.float32(0)
+    one = np.ones(LANES, np.float32)
+    d = np.zeros(LANES, np.float32)
+    # Several short loops: compilers make vector code of loops over few arrays only.
     for f in range(count):
         strip = values[f * LANES : (f + 1) * LANES]
         w = weights[f * LANES : (f + 1) * LANES]
         for p in range(LANES):
             v = strip[p]
-            good = (v >= least[p]) & (v <= most[p])
-            d = v - middle[p] if good else np.float32(0)
-            a = w[p] if good else np.float32(0)
-            w[p] = a
-            sum_w[p] += a
-            sum_w2[p] += a * a
-            sum_wv[p] += a * d
-            sum_v[p] += d
-            number[p] += np.float32(1) if good else np.float32(0)
+            one[p] = np.float32(1) if (v >= least[p]) & (v <= most[p]) else np.float32(0)
+        for p in range(LANES):
+            d[p] = strip[p] - middle[p] if one[p] > 0 else np.float32(0)
+            w[p] = w[p] * one[p]
+        for p in range(LANES):
+            sum_v[p] += d[p]
+            sum_wv[p] += w[p] * d[p]
+        for p in range(LANES):
+            sum_w[p] += w[p]
+            sum_w2[p] += w[p] * w[p]
+        for p in range(LANES):
+            number[p] += one[p]
 
 
 @njit(cache=True, nogil=True)

@@ -21,7 +21,12 @@ interval of accepted values. Blocks of ``LANES`` pixels are sorted at once by a 
   ``winsorized`` takes the MAD instead, which for three values is their smaller distance.
 - ``signal`` is the median above the background. Frames of different seeing differ at a star by a share of its
   signal, by more than the noise and not normally distributed: without this term the sharpest frames are
-  rejected in the cores of stars and the softest in their wings, which makes stars fainter and wider.
+  rejected in the cores of stars and the softest in their wings, which makes stars fainter and wider. On 200
+  simulated frames whose FWHM scatters by 18 % it costs 0.3 % of the flux, 2.0 % of the peak and 0.6 % of the
+  width. With half the signal tolerated it is 0.16, 0.4 and 0.1 %, with all of it nothing is left, even where
+  the FWHM scatters by 35 %. The price is that a cosmic ray on a star which at that pixel is fainter than the
+  star stays; on the sky, all of more than 10 sigma are rejected as before. A tolerance by the gradient
+  would need neighbours and would miss the core, where the gradient is zero and frames differ most.
 """
 
 import math
@@ -39,9 +44,14 @@ LANES = 64
 NONE, WINSORIZED, MAD, LINEAR_FIT = range(4)
 METHODS = {"none": NONE, "winsorized": WINSORIZED, "mad": MAD, "linear_fit": LINEAR_FIT}
 
-SLACK = 0.5
+SLACK = 1.0
+"""Share of the signal that is tolerated."""
 FEW = 8
+"""From this many values on their winsorised spread means something."""
+FEW_FOR_LINE = 15
+"""A line through fewer values follows a single outlier so far that it is not 3 mean residuals away."""
 
+_RUN = 64
 _CLAMP = 1.5
 _UNBIASED = 1.134
 _CONVERGED = 0.0005
@@ -61,24 +71,30 @@ def sort_lanes(values: Any, count: int) -> None:
     """Sort each of the ``LANES`` columns of ``values`` (flat float32 [count * LANES]) in place, ascending.
 
     There may be no NaN. Batcher's network for any length: the comparators that would touch values beyond the
-    end are left out, as these could only be larger.
+    end are left out, as these could only be larger. Its first levels do not leave runs of ``_RUN`` rows, each
+    of which stays in the innermost cache for them.
     """
-    p = 1
-    while p < count:
+    for first in range(0, count, _RUN):
+        _levels(values, first, min(first + _RUN, count), 1, _RUN)
+    _levels(values, 0, count, _RUN, count)
+
+
+@njit(cache=True, nogil=True)
+def _levels(values: Any, first: int, end: int, p: int, last: int) -> None:
+    """The levels p, 2 p, ... below ``last`` of the network, on the rows first..end-1."""
+    while p < last:
         k = p
         while k >= 1:
-            j = k % p
-            while j + k < count:
+            for j in range(first + k % p, end - k, 2 * k):
                 if j // (2 * p) == (j + k) // (2 * p):
-                    size = min(k, count - j - k) * LANES
+                    size = min(k, end - j - k) * LANES
                     lower = values[j * LANES : j * LANES + size]
                     upper = values[(j + k) * LANES : (j + k) * LANES + size]
                     for q in range(size):
                         a = lower[q]
                         b = upper[q]
-                        lower[q] = a if a < b else b
-                        upper[q] = b if a < b else a
-                j += 2 * k
+                        lower[q] = min(a, b)
+                        upper[q] = max(a, b)
             k //= 2
         p *= 2
 
@@ -305,13 +321,14 @@ def accepted_interval(
     tolerated = slack * max(0.0, middle - background)
     # The spread is taken as `noise` or more and the first limits lie about this very median: where both
     # extremes are within the limits for `noise`, the first round can reject nothing, and there is no second.
+    line = method == LINEAR_FIT and count >= FEW_FOR_LINE
     if (
-        method != LINEAR_FIT
+        not line
         and largest <= middle + (high * noise + tolerated)
         and smallest >= middle - (low * noise + tolerated)
     ):
         return smallest, largest
-    if method == LINEAR_FIT:
+    if line:
         first, end = _clip_line(ordered, lane, count, low, high, noise, tolerated, middle)
     else:
         first, end = _clip(ordered, lane, count, method, low, high, noise, tolerated, middle)
@@ -358,12 +375,13 @@ def accept(
     low: float = 3.0,
     high: float = 3.0,
     noise: NDArray[np.float32] | float = 0.0,
-    background: NDArray[np.float32] | float = 0.0,
+    background: NDArray[np.float32] | float = math.inf,
     slack: float = SLACK,
 ) -> NDArray[np.bool_]:
     """Which of ``values`` [frames, pixels] are accepted; NaN (frame not there) never is.
 
-    ``noise`` and ``background`` are per pixel or for all. Raises StackingError for an unknown method.
+    ``noise`` and ``background`` are per pixel or for all; the default background means that there is no
+    signal. Raises StackingError for an unknown method.
     """
     _, pixels = values.shape
     out = np.empty(values.shape, np.bool_)
