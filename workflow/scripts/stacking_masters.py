@@ -3,8 +3,8 @@
 import json
 import sys
 
-from ripresa.families.stacking.calibration import build_masters
 from ripresa.families.stacking.commands import reported
+from ripresa.families.stacking.masters import build_masters
 
 
 def main(settings: str, output: str) -> None:

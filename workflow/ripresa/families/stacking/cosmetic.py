@@ -7,6 +7,8 @@ Pixels of a mosaic are compared with those of their own colour, and then with th
 Frames are judged one by one: what is found in a frame does not depend on which others are processed with it.
 """
 
+import math
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -28,9 +30,9 @@ SHARE = 0.2
 # px FWHM, the narrowest a mosaic can make use of, has 0.54 in the same colour.
 OTHER_COLOUR_SHARE = 0.12
 # Standard deviation from the third and the third-last of 16 sorted normal values, which are 1.98 sigma apart.
-_RANGE_TO_SIGMA = 1 / 1.976
-_MAD_OF_DIFFERENCE_TO_SIGMA = 1.4826 / np.sqrt(2)
-_MEAN_DEVIATION_OF_DIFFERENCE_TO_SIGMA = np.sqrt(np.pi) / 2
+RANGE_TO_SIGMA = 1 / 1.976
+# Standard deviation of normal values within three sigma.
+CLIPPED_AT_3_SIGMA = 0.9866
 
 
 def find(image: Image, cfa: bool) -> Indices:
@@ -41,12 +43,13 @@ def find(image: Image, cfa: bool) -> Indices:
     """
     planes, height, width = image.shape
     step = 2 if cfa else 1
-    mask = np.zeros(image.shape, np.uint8)
+    parts = [np.empty(0, np.int64)]
     if min(height, width) > 4 * step:
         for plane in range(planes):
             sigma = noise(image[plane], step)
-            _mark(image[plane], step, sigma if sigma > 0 else np.inf, mask[plane])
-    return np.flatnonzero(mask)
+            found = _found(image[plane], step, sigma if sigma > 0 else np.inf)
+            parts.append(np.unique(found) + plane * height * width)
+    return np.concatenate(parts)
 
 
 def repair(image: Image, indices: Indices, cfa: bool) -> Image:
@@ -69,21 +72,22 @@ def repair(image: Image, indices: Indices, cfa: bool) -> Image:
 
 
 def noise(plane: Image, step: int = 1) -> float:
-    """Standard deviation of the noise of a plane [H, W] from differences of pixels ``step`` apart; stars
-    hardly count.
+    """Standard deviation of the noise of a plane [H, W], from a sample of 64 rows; zero if all is equal.
 
-    A sample of 64 rows; zero if all is equal.
+    Found from differences of pixels ``step`` apart, which stars and gradients hardly change. Clipped, and
+    not only a median, because few levels (integers of low noise) make that one too coarse.
     """
     rows = plane[:: max(1, plane.shape[0] // 64)]
     difference = (rows[:, step:] - rows[:, :-step])[:, :: max(1, plane.shape[1] // 512)].ravel()
     difference = np.abs(difference[np.isfinite(difference)])
     if not len(difference):
         return 0.0
-    middle = float(np.partition(difference, len(difference) // 2)[len(difference) // 2])
-    # More than half the differences are zero in data of few levels.
-    if middle > 0:
-        return _MAD_OF_DIFFERENCE_TO_SIGMA * middle
-    return float(_MEAN_DEVIATION_OF_DIFFERENCE_TO_SIGMA * difference.mean(dtype=np.float64))
+    sigma = 1.4826 * float(np.partition(difference, len(difference) // 2)[len(difference) // 2])
+    sigma = sigma or float(difference.mean(dtype=np.float64))
+    for _ in range(4):
+        kept = difference[difference <= 3 * sigma]
+        sigma = float(np.sqrt(np.mean(kept * kept, dtype=np.float64))) / CLIPPED_AT_3_SIGMA
+    return sigma / math.sqrt(2)
 
 
 @njit(cache=True, nogil=True)
@@ -92,137 +96,173 @@ def _mirrored(i: int, n: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _mark(plane: Image, step: int, sigma: float, mask: Mask) -> None:
-    """Set ``mask`` at bad pixels."""
-    height, width = plane.shape
-    # Whoever stands THRESHOLD sigma above the sky stands at least this above three of its four neighbours.
-    t = np.float32(0.5 * THRESHOLD * sigma)
-    flags = np.empty(width, np.uint8)
-    pairs = np.empty((2048, 2), np.int64)
-    n = 0
-    for y in range(height):
-        up, row, down = plane[_mirrored(y - step, height)], plane[y], plane[_mirrored(y + step, height)]
-        for x in range(step, width - step):
-            v = row[x]
-            high, low = v - t, v + t
-            left, right = row[x - step], row[x + step]
-            hot = ((high > left) | (high > right)) & ((high > up[x]) | (high > down[x]))
-            cold = ((low < left) | (low < right)) & ((low < up[x]) | (low < down[x]))
-            flags[x] = hot | cold | (v != v)
-        for k in range(2 * step):
-            x = k if k < step else width - 1 - (k - step)
-            side = row[_mirrored(x + step, width)]
-            v = row[x]
-            hot = (v - t > side) & ((v - t > up[x]) | (v - t > down[x]))
-            cold = (v + t < side) & ((v + t < up[x]) | (v + t < down[x]))
-            flags[x] = hot | cold | (v != v)
-        for x in range(width):
-            if flags[x] and _is_bad(plane, y, x, step, sigma, THRESHOLD, mask, False):
-                mask[y, x] = 1
-                if n == len(pairs):
-                    more = np.empty((2 * n, 2), np.int64)
-                    more[:n] = pairs
-                    pairs = more
-                pairs[n, 0], pairs[n, 1] = y, x
-                n += 1
-    first = 0
-    for _ in range(GROWTH_ROUNDS):
-        last = n
-        for k in range(first, last):
-            for dy in range(-1, 2):
-                for dx in range(-1, 2):
-                    y, x = pairs[k, 0] + dy, pairs[k, 1] + dx
-                    if y < 0 or y >= height or x < 0 or x >= width or mask[y, x]:
-                        continue
-                    if _is_bad(plane, y, x, step, sigma, GROWTH_THRESHOLD, mask, True):
-                        mask[y, x] = 1
-                        if n == len(pairs):
-                            more = np.empty((2 * n, 2), np.int64)
-                            more[:n] = pairs
-                            pairs = more
-                        pairs[n, 0], pairs[n, 1] = y, x
-                        n += 1
-        first = last
+def _suspects(up: Image, row: Image, down: Image, step: int, t: np.float32, flags: Mask) -> None:
+    """Flag the pixels of a row that are ``t`` higher, or lower, than at least three of their four neighbours.
+
+    ``row`` has ``step`` more pixels at both ends than the others. Written so that it runs in vector
+    instructions.
+    """
+    n = len(flags)
+    left, middle, right = row[:n], row[step : step + n], row[2 * step : 2 * step + n]
+    for x in range(n):
+        v = middle[x]
+        high, low = v - t, v + t
+        a, b, c, d = high > left[x], high > right[x], high > up[x], high > down[x]
+        hot = (a & b & (c | d)) | (c & d & (a | b))
+        a, b, c, d = low < left[x], low < right[x], low < up[x], low < down[x]
+        cold = (a & b & (c | d)) | (c & d & (a | b))
+        flags[x] = hot | cold | math.isnan(v)
 
 
 @njit(cache=True, nogil=True)
-def _is_bad(
-    plane: Image, y: int, x: int, step: int, sigma: float, threshold: float, mask: Mask, masked: bool
-) -> bool:
-    """Whether one pixel stands out of its surroundings as no PSF does. ``masked``: leave out what ``mask``
-    marks.
+def _all_suspects(plane: Image, step: int, t: np.float32, found: Indices) -> int:
+    """Put (y, x) of the suspects of a plane into ``found``; gives their number, which may be larger.
+
+    Apart from `_found` and without making arrays, else the compiler uses no vector instructions.
     """
     height, width = plane.shape
-    # Sky and scatter: the 16 pixels of the same colour at distance two, which a sharp star does not reach.
-    ring = np.empty(16, np.float32)
+    flags = np.empty(width, np.uint8)
+    row = np.empty(width + 2 * step, np.float32)
     n = 0
-    for dy in range(-2, 3):
-        for dx in range(-2, 3):
-            if max(abs(dy), abs(dx)) == 2:
+    for y in range(height):
+        row[step : step + width] = plane[y]
+        for k in range(step):
+            row[k], row[step + width + k] = plane[y, step - k], plane[y, width - 2 - k]
+        up, down = plane[_mirrored(y - step, height)], plane[_mirrored(y + step, height)]
+        _suspects(up, row, down, step, t, flags)
+        for x in range(width):
+            if flags[x]:
+                if n < len(found):
+                    found[n, 0], found[n, 1] = y, x
+                n += 1
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _found(plane: Image, step: int, sigma: float) -> Indices:
+    """Flat indices of the bad pixels of a plane whose noise is ``sigma``, some perhaps twice."""
+    height, width = plane.shape
+    mask = np.zeros(plane.shape, np.uint8)
+    around = np.empty(16, np.float32)
+    t = np.float32((1 - SHARE) * THRESHOLD * sigma)
+    found = np.empty((4096, 2), np.int64)
+    suspects = _all_suspects(plane, step, t, found)
+    if suspects > len(found):
+        found = np.empty((suspects, 2), np.int64)
+        _all_suspects(plane, step, t, found)
+    n = 0
+    for k in range(suspects):
+        if _stands_out(plane, found[k, 0], found[k, 1], step, sigma, THRESHOLD, mask, around):
+            found[n] = found[k]
+            n += 1
+    first = 0
+    for turn in range(GROWTH_ROUNDS + 1):
+        for k in range(first, n):
+            mask[found[k, 0], found[k, 1]] = 1
+        if turn == GROWTH_ROUNDS:
+            break
+        last = n
+        for k in range(9 * first, 9 * last):
+            y, x = found[k // 9, 0] + k % 9 // 3 - 1, found[k // 9, 1] + k % 3 - 1
+            if not (0 <= y < height and 0 <= x < width) or mask[y, x]:
+                continue
+            if _stands_out(plane, y, x, step, sigma, GROWTH_THRESHOLD, mask, around):
+                found = _appended(found, n, y, x)
+                n += 1
+        first = last
+    return found[:n, 0] * width + found[:n, 1]
+
+
+@njit(cache=True, nogil=True)
+def _appended(rows: Indices, n: int, y: int, x: int) -> Indices:
+    if n == len(rows):
+        longer = np.empty((2 * n, 2), np.int64)
+        longer[:n] = rows
+        rows = longer
+    rows[n, 0], rows[n, 1] = y, x
+    return rows
+
+
+@njit(cache=True, nogil=True)
+def _ring(plane: Image, y: int, x: int, reach: int, step: int, mask: Mask, values: Image) -> int:
+    """The pixels ``reach`` steps around one that have a value and are not masked, sorted; gives their
+    number.
+    """
+    height, width = plane.shape
+    n = 0
+    for dy in range(-reach, reach + 1):
+        for dx in range(-reach, reach + 1):
+            if max(abs(dy), abs(dx)) == reach:
                 i, j = _mirrored(y + dy * step, height), _mirrored(x + dx * step, width)
-                w = plane[i, j]
-                if w == w and not (masked and mask[i, j]):
-                    k = n  # insert in order
-                    while k > 0 and ring[k - 1] > w:
-                        ring[k] = ring[k - 1]
+                v = plane[i, j]
+                if not (mask[i, j] or math.isnan(v)):
+                    k = n
+                    while k > 0 and values[k - 1] > v:
+                        values[k] = values[k - 1]
                         k -= 1
-                    ring[k] = w
+                    values[k] = v
                     n += 1
-    v = plane[y, x]
-    if v != v:
-        return n >= 8
-    if n < 8:
-        return False
-    sky = 0.5 * (ring[(n - 1) // 2] + ring[n // 2])
-    scatter = (ring[n - 1 - n // 8] - ring[n // 8]) * _RANGE_TO_SIGMA
-    height_ = v - sky
-    sign = 1.0 if height_ > 0 else -1.0
-    height_ *= sign
-    if not height_ > threshold * max(scatter, sigma):
-        return False
-    # The second-highest of the four neighbours of the same colour.
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _second_highest(
+    plane: Image, y: int, x: int, distance: int, sign: float, mask: Mask, own_sky: bool, around: Image
+) -> float:
+    """Of the four neighbours at a distance that are not in ``mask``, each times ``sign`` (and above its own
+    sky).
+    """
+    height, width = plane.shape
     highest = second = -np.inf
     for k in range(4):
-        dy = (k == 0) - (k == 1)
-        dx = (k == 2) - (k == 3)
-        i, j = _mirrored(y + dy * step, height), _mirrored(x + dx * step, width)
-        if masked and mask[i, j]:
-            continue
-        w = sign * (plane[i, j] - sky)
-        if w > highest:
-            highest, second = w, highest
-        elif w > second:
-            second = w
-    if second > SHARE * height_:
+        i = y + distance * ((k == 0) - (k == 1))
+        j = x + distance * ((k == 2) - (k == 3))
+        v = np.inf  # beyond the border there may be the middle of a star
+        if 0 <= i < height and 0 <= j < width:
+            if mask[i, j]:
+                continue
+            v = np.float64(plane[i, j])
+            if own_sky:
+                n = _ring(plane, i, j, 1, 2, mask, around)
+                v -= around[n // 2] if n else v
+            v *= sign
+        if v > highest:
+            highest, second = v, highest
+        elif v > second:
+            second = v
+    return second
+
+
+@njit(cache=True, nogil=True)
+def _stands_out(
+    plane: Image, y: int, x: int, step: int, sigma: float, threshold: float, mask: Mask, around: Image
+) -> bool:
+    """Whether a pixel differs from its surroundings, less those in ``mask``, as no PSF makes it.
+
+    ``around`` is room for 16 values.
+    """
+    v = np.float64(plane[y, x])
+    # What is ``threshold`` sigma from the sky, and its neighbours but one SHARE of that, is far from them
+    # too.
+    sign = 1.0
+    second = _second_highest(plane, y, x, step, sign, mask, False, around)
+    if v - second < (1 - SHARE) * threshold * sigma:
+        sign = -1.0
+        second = _second_highest(plane, y, x, step, sign, mask, False, around)
+        if -v - second < (1 - SHARE) * threshold * sigma:
+            return False
+    # Sky and scatter: the pixels of the same colour at distance two, which a sharp star does not reach.
+    n = _ring(plane, y, x, 2, step, mask, around)
+    if n < 8 or math.isnan(v):
+        return n >= 8
+    sky = 0.5 * (around[(n - 1) // 2] + around[n // 2])
+    scatter = (around[n - 1 - n // 8] - around[n // 8]) * RANGE_TO_SIGMA
+    excess = sign * (v - sky)
+    if not excess > threshold * max(scatter, sigma) or second - sign * sky > SHARE * excess:
         return False
     if step == 1:
         return True
-    # A mosaic: a star as sharp as that in its own colour shows in the pixels between.
-    highest = second = -np.inf
-    for k in range(4):
-        i = _mirrored(y + (k == 0) - (k == 1), height)
-        j = _mirrored(x + (k == 2) - (k == 3), width)
-        if masked and mask[i, j]:
-            continue
-        n = 0
-        for dy in range(-2, 3, 2):
-            for dx in range(-2, 3, 2):
-                w = plane[_mirrored(i + dy, height), _mirrored(j + dx, width)]
-                if (dy or dx) and w == w:
-                    m = n
-                    while m > 0 and ring[m - 1] > w:
-                        ring[m] = ring[m - 1]
-                        m -= 1
-                    ring[m] = w
-                    n += 1
-        if n == 0:
-            continue
-        w = sign * (plane[i, j] - ring[n // 2])
-        if w > highest:
-            highest, second = w, highest
-        elif w > second:
-            second = w
-    return second <= OTHER_COLOUR_SHARE * height_
+    return _second_highest(plane, y, x, 1, sign, mask, True, around) <= OTHER_COLOUR_SHARE * excess
 
 
 @njit(cache=True, nogil=True)
@@ -238,7 +278,7 @@ def _fill(plane: Image, mask: Mask, indices: Indices, step: int) -> None:
                     i, j = y + dy * step, x + dx * step
                     if max(abs(dy), abs(dx)) != reach or i < 0 or i >= height or j < 0 or j >= width:
                         continue
-                    if not mask[i, j] and plane[i, j] == plane[i, j]:
+                    if not (mask[i, j] or math.isnan(plane[i, j])):
                         good[n] = plane[i, j]
                         n += 1
             if n >= 3:

@@ -96,8 +96,8 @@ def examine(
     except OSError as error:
         facts["reason"] = f"it cannot be read: {error.strerror or error}"
     if facts["reason"]:
-        for name in ("pixels", "cards", "imagetyp"):
-            facts.pop(name, None)
+        for key in ("pixels", "cards", "imagetyp"):
+            facts.pop(key, None)
         return facts, None
     return facts | {"status": "ok"}, image
 
@@ -155,17 +155,7 @@ def read_rows(facts: Facts, y0: int, y1: int) -> Image:
 
 def _described(fd: int, size: int, name: str, bayer: str, light: bool) -> Facts:
     """What the headers say. Raises Unusable, BadHeader, StackingError."""
-    primary: Header | None = None
-    for header, offset in units(fd, size):
-        primary = primary or header
-        if header.get("ZIMAGE") is True:
-            raise Unusable("it is tile-compressed, which is not supported: unpack it (funpack)")
-        if header is not primary and str(header.get("XTENSION")).strip() != "IMAGE":
-            continue
-        if len(header.shape) >= 2 and all(header.shape):
-            break
-    else:
-        raise Unusable("it has no image")
+    primary, header, offset = _image_unit(fd, size)
     # In an image extension, what is said of the whole file counts too.
     whole = Header(header.cards + primary.cards) if header is not primary else header
     kind_of_frame = frame_type(whole)
@@ -190,6 +180,19 @@ def _described(fd: int, size: int, name: str, bayer: str, light: bool) -> Facts:
         "cards": _kept_cards(whole),
         "imagetyp": kind_of_frame,
     }
+
+
+def _image_unit(fd: int, size: int) -> tuple[Header, Header, int]:
+    """The first header of a file, the header of its first image, and where the data of that are."""
+    primary: Header | None = None
+    for header, offset in units(fd, size):
+        primary = primary or header
+        if header.get("ZIMAGE") is True:
+            raise Unusable("it is tile-compressed, which is not supported: unpack it (funpack)")
+        is_image = header is primary or header.text("XTENSION") == "IMAGE"
+        if is_image and len(header.shape) >= 2 and all(header.shape):
+            return primary, header, offset
+    raise Unusable("it has no image")
 
 
 def _planes(header: Header) -> tuple[int, int, int]:
@@ -237,12 +240,11 @@ def frame_type(header: Header) -> str | None:
     """
     said = (header.text("IMAGETYP", "FRAME", "FRAMETYP") or "").lower()
     master = "master " if "master" in said or "integration" in said else ""
-    # "Dark flats" are darks; "zero" and "offset" are other names of the bias.
-    for word, kind in (
-        ("dark", "dark"), ("flat", "flat"), ("bias", "bias"), ("zero", "bias"), ("offset", "bias"), ("light", "light"),
-    ):  # fmt: skip
+    # "Dark flats" are darks.
+    other = {"zero": "bias", "offset": "bias"}
+    for word in ("dark", "flat", "bias", *other, "light"):
         if word in said:
-            return master + kind
+            return master + other.get(word, word)
     return master.strip() or None
 
 
@@ -278,8 +280,8 @@ def _pattern(header: Header, height: int, configured: str, name: str) -> str | N
     pattern = "".join(rows)
     if configured not in {"auto", nominal, pattern}:
         raise StackingError(
-            f"frame {name}: its header says Bayer pattern {pattern}, the configuration says bayer: {configured}; "
-            "correct the configuration (bayer: auto takes the header's)"
+            f"frame {name}: its header says Bayer pattern {pattern}, the configuration says bayer: "
+            f"{configured}; correct the configuration (bayer: auto takes the header's)"
         )
     return pattern
 

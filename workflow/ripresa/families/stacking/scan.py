@@ -1,6 +1,5 @@
 """Phase 0: every frame of a chunk is looked at once; what later phases need of it goes into two files."""
 
-import json
 import math
 from typing import Any
 
@@ -53,10 +52,7 @@ def scan(
         named = "; ".join(f"{frame['name']}: {frame['reason']}" for frame in bad_ones)
         raise StackingError(f"{len(bad_ones)} of {len(frames)} frames cannot be used ({named})")
     tables.save(stars, {"frames": [_entry(frame, table=True) for frame in frames]}, **_arrays(found, hot))
-    with open(manifest, "w", encoding="utf-8") as file:
-        document = {"frames": [_entry(frame, table=False) for frame in frames]}
-        json.dump(document, file, indent=1, allow_nan=False)
-        file.write("\n")
+    tables.write_json(manifest, {"frames": [_entry(frame, table=False) for frame in frames]})
 
 
 def _measure(image: Image, facts: Facts, calibrator: Calibrator) -> tuple[NDArray[np.int64], detection.Stars]:
