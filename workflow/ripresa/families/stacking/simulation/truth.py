@@ -18,6 +18,7 @@ Image = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
 FILE = "truth.json"
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,9 @@ class Truth:
         count = np.zeros(x.shape, np.int32)
         for name in names or [frame.name for frame in self.frames]:
             fx, fy = optics.apply(self.transform(reference, name), x, y)
-            inside = (
-                (fx >= 0) & (fx <= self.settings.width - 1) & (fy >= 0) & (fy <= self.settings.height - 1)
-            )
-            count += inside
+            within_x = np.minimum(fx, self.settings.width - 1 - fx)
+            within_y = np.minimum(fy, self.settings.height - 1 - fy)
+            count += np.minimum(within_x, within_y) > -_ROUNDING
         return count
 
     def light(
