@@ -108,7 +108,7 @@ def test_shift_and_rotation(tmp_path):
     assert points(x)[0][1] == pytest.approx([0, 0, 7, *[0] * 7], abs=1e-9)
     assert points(y)[0][1] == pytest.approx([0, 0, -3, *[0] * 7], abs=1e-9)
     assert points(rotation)[0][1] == pytest.approx([0, 0.25, *[0] * 8], abs=1e-9)
-    assert rotation.get_title(loc="right") == "1 frames are turned by 180 degrees"
+    assert rotation.get_title(loc="right") == "turned by 180 degrees more: 1 frames"
 
 
 def test_tiles_of_the_best_and_the_worst_frame(tmp_path):

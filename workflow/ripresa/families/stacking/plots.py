@@ -47,7 +47,7 @@ def _frames(evidence: Evidence, _: Sources) -> Figure:
         [
             ("FWHM (px)", [frame.fwhm_px for frame in stacked], BLUE),
             ("eccentricity", [frame.eccentricity for frame in stacked], GREY),
-            ("weight (1: the mean frame)", weights, ORANGE),
+            ("weight / mean", weights, ORANGE),
         ],
         "Stars and weights",
     )
@@ -60,7 +60,7 @@ def _sky(evidence: Evidence, _: Sources) -> Figure:
         [
             ("background (ADU)", [frame.background for frame in stacked], BLUE),
             ("noise (ADU)", [frame.noise for frame in stacked], GREY),
-            ("transparency (1: the reference)", [frame.transparency for frame in stacked], ORANGE),
+            ("transparency", [frame.transparency for frame in stacked], ORANGE),
         ],
         "Sky",
     )
@@ -80,7 +80,7 @@ def _registration(evidence: Evidence, _: Sources) -> Figure:
             ("shift in y (px)", [None if d is None else float(d[1]) for d in moved], ORANGE),
             # A meridian flip is no rotation that anybody wants to see the drift beside.
             (
-                "rotation (deg, modulo 180)",
+                "rotation (deg)",
                 [None if t is None else (t + 90) % 180 - 90 for t in turned],
                 GREY,
             ),
@@ -89,7 +89,7 @@ def _registration(evidence: Evidence, _: Sources) -> Figure:
     )
     flipped = sum(1 for angle in turned if angle is not None and abs(angle) > 90)
     if flipped:
-        figure.axes[-1].set_title(f"{flipped} frames are turned by 180 degrees", fontsize=8, loc="right")
+        figure.axes[-1].set_title(f"turned by 180 degrees more: {flipped} frames", fontsize=8, loc="right")
     return figure
 
 
@@ -112,7 +112,7 @@ def _tiles(evidence: Evidence, sources: Sources) -> Figure:
         for panel, field, which, frame in zip(line, pair, ("highest", "lowest"), (best, worst), strict=True):
             picture = _field(panel, field, evidence, colours, pair)
             panel.set_title(f"{which} weight: {_short(evidence.stacked[frame].name)}", fontsize=8, loc="left")
-        figure.colorbar(picture, ax=list(line), label=label, shrink=0.9)
+        _bar(figure, picture, list(line), label)
     figure.suptitle("Tiles of the best and the worst frame", fontsize=11)
     return figure
 
@@ -130,7 +130,7 @@ def _rejection(evidence: Evidence, sources: Sources) -> Figure:
     top = float(np.percentile(known, 99.9)) if known.size else 0.0
     field = 100 * np.minimum(share, top or 1.0)
     picture = _field(below, field, evidence, "inferno", np.array([0.0, 100 * top or 1.0]))
-    figure.colorbar(picture, ax=below, label="rejected of all frames (%)", shrink=0.9)
+    _bar(figure, picture, [below], "rejected of all frames (%)")
     figure.suptitle("Rejected values, by frame and by place", fontsize=11)
     return figure
 
@@ -232,9 +232,15 @@ def _field(panel: Axes, values: NDArray[Any], evidence: Evidence, colours: str, 
     return picture
 
 
+def _bar(figure: Figure, picture: Any, panels: list[Axes], label: str) -> None:
+    bar = figure.colorbar(picture, ax=panels, shrink=0.9)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+
+
 def _times(evidence: Evidence) -> tuple[NDArray[np.float64], str]:
-    """Where each stacked frame lies on the axis of time, and what that shows: hours within one night, else the
-    frames one after the other in the order of their dates, or of their names if some have no date."""
+    """Where each stacked frame lies on the axis of time, and what that shows: hours within one night, else
+    the frames one after the other in the order of their dates, or of their names if some have no date."""
     stacked = evidence.stacked
     dates = [instant(frame.date_obs) for frame in stacked]
     known = [date for date in dates if date is not None]
