@@ -107,7 +107,7 @@ def test_all_frames_place_a_star_at_the_same_point_of_the_sky(night):
 
 
 def test_stars_are_where_the_truth_says_and_as_bright_and_as_wide(tmp_path):
-    conditions = replace(EASY, rotation_deg=4, flip_at=0.5, faintest=20000, sky=100, bias=0, brightest=2e5)
+    conditions = replace(EASY, rotation_deg=4, flip_at=0.5, faintest=1e5, sky=100, bias=0, brightest=3e5)
     truth = simulate({**SMALL, "frames": 6, "stars": 14}, tmp_path, conditions=conditions)
     seen = 0
     for frame in truth.frames:

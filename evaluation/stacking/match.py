@@ -15,6 +15,8 @@ _BRIGHTEST = 40
 _NEIGHBOURS = 6
 _TRIANGLE_TOLERANCE = 0.01
 _ROUGH_PX = 4.0
+_LEAST_SHARE = 0.3
+"""Of the bright stars; chance gives some, too."""
 
 
 def apply(matrix: Floats, points: Floats) -> Floats:
@@ -51,7 +53,7 @@ def align(first: Floats, second: Floats, tolerance: float = 1.5) -> tuple[Floats
                 best, most = matrix, found
         if most > 0.7 * min(len(a), len(b)):
             break
-    if best is None or most < min(5, len(a)):
+    if best is None or most < max(4, _LEAST_SHARE * min(len(a), len(b))):
         raise ValueError(f"only {most} of {len(a)} bright stars of one image are in the other")
     for limit in (_ROUGH_PX, tolerance, tolerance):
         distance, index = tree.query(apply(best, first))

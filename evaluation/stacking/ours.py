@@ -50,7 +50,7 @@ class Run:
 
 
 def stack(directory: Path, settings: Mapping[str, Any], cores: int | None = None) -> Run:
-    """Stack with these settings of the section `stacking`; SystemExit, with what it said, if snakemake fails."""
+    """Stack with these settings of the section `stacking`; SystemExit if snakemake fails."""
     from astropy.io import fits
 
     space = Workspace(directory, settings)
