@@ -31,7 +31,6 @@ CARDS = [
     "INSTRUME= 'Camera of O''Neill'",
     "GAIN    =                  100",
     "AIRMASS =                  1.1",
-    "BAYERPAT= 'RGGB    '",
     "EXPTIME =                 60.0",
     "CTYPE1  = 'RA---TAN'",
     "CTYPE2  = 'DEC--TAN'",

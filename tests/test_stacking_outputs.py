@@ -96,7 +96,6 @@ def test_the_header_says_what_the_stack_is(tmp_path):
     assert header["BUNIT"] == "adu" and header["CREATOR"].startswith("ripresa")
     assert header["OBJECT"] == "M 13" and header["INSTRUME"] == "Camera of O'Neill" and header["GAIN"] == 100
     assert "AIRMASS" not in header, "the frames do not agree on it"
-    assert "BAYERPAT" not in header, "the stack is no mosaic"
     assert "DATE" not in header, "when it was written is not part of it"
     history = "\n".join(header["HISTORY"])
     for words in (

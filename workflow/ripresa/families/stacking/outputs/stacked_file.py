@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ripresa.families.stacking.header import Header
 from ripresa.families.stacking.outputs import fits, frame_table
 from ripresa.families.stacking.outputs.evidence import Evidence, Frame
 
@@ -27,16 +28,10 @@ class Final(Protocol):
 
 
 _WCS = re.compile(
-    r"(WCSAXES|WCSNAME|CTYPE\d|CUNIT\d|CRVAL\d|CRPIX\d|CDELT\d|CROTA\d|CD\d_\d|PC\d_\d|PV\d_\d+|PS\d_\d+|CRDER\d"
-    r"|CSYER\d|LONPOLE|LATPOLE|RADESYS|EQUINOX)[A-Z]?|RADECSYS|EPOCH|LT[MV]\d(_\d)?|(A|B|AP|BP)_(ORDER|DMAX|\d_\d)"
+    r"(WCSAXES|WCSNAME|CTYPE\d|CUNIT\d|CRVAL\d|CRPIX\d|CDELT\d|CROTA\d|CD\d_\d|PC\d_\d|P[VS]\d_\d+|LONPOLE"
+    r"|LATPOLE|RADESYS|EQUINOX)[A-Z]?|RADECSYS|EPOCH|WCSDIM|WAT\d_\d{3}|(A|B|AP|BP)_(ORDER|DMAX|\d_\d)"
 )
-"""Keywords of world coordinates and their distortions (SIP, TPV), true for the grid of the reference."""
-_OWN = re.compile(
-    r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|PCOUNT|GCOUNT|BSCALE|BZERO|BLANK|END|CHECKSUM|DATASUM|EXT(NAME|VER)"
-    r"|BUNIT|DATE.*|TIME.*|MJD.*|JD.*|UT.*|LST.*|EXP(TIME|OSURE)|LIVETIME|TOTALEXP|NCOMBINE|STACKCNT|CREATOR"
-    r"|PROGRAM|SOFTWARE|SWCREATE|SWMODIFY|IMAGETYP|FILENAME|BAYER.*|[XY]BAYROFF|COLORTYP|DATAM(AX|IN)|HISTORY|COMMENT"
-)
-"""Keywords that say something else, or nothing, of a stack."""
+"""Keywords of world coordinates and their distortions (SIP, TPV, IRAF's), true for the reference's grid."""
 
 
 def write(
@@ -72,12 +67,8 @@ def _about(text: str) -> list[str]:
 
 def header(evidence: Evidence, settings: dict[str, Any], measured: dict[str, Any]) -> list[str]:
     """The cards of the primary header after the mandatory ones."""
-    cards = [
-        *_carried(evidence),
-        *_exposure(evidence.stacked),
-        *_method(evidence, settings, measured),
-        *_wcs(evidence.reference),
-    ]
+    own = [*_exposure(evidence.stacked), *_method(evidence, settings, measured)]
+    cards = [*_carried(evidence, {_keyword(one) for one in own}), *own, *_wcs(evidence.reference)]
     for line in story(evidence, settings):
         cards += fits.history(line)
     return cards
@@ -131,16 +122,17 @@ def weighting(settings: dict[str, Any]) -> str:
     return f"weighting: {settings['weighting']}, {formulas[settings['weighting']]}"
 
 
-def _carried(evidence: Evidence) -> list[str]:
-    """Cards of the observation that have the same value in all stacked frames, in the reference's order."""
-    others = [{_keyword(one): _value(one) for one in frame.cards} for frame in evidence.stacked]
-    kept, seen = [], set()
-    for one in evidence.reference.get("cards", ()):
+def _carried(evidence: Evidence, own: set[str]) -> list[str]:
+    """Cards of the observation that have the same value in all stacked frames, and no other in the stack."""
+    headers = [Header(list(frame.cards)) for frame in evidence.stacked]
+    common = Header(evidence.reference.get("cards", []))
+    kept, seen = [], set(own)
+    for one in common.cards:
         keyword = _keyword(one)
-        if keyword in seen or not keyword or _OWN.fullmatch(keyword) or _WCS.fullmatch(keyword):
+        if keyword in seen or one[8:10] != "= " or _WCS.fullmatch(keyword):
             continue
         seen.add(keyword)
-        if one[8:10] == "= " and all(cards.get(keyword) == _value(one) for cards in others):
+        if all(header.get(keyword) == common.get(keyword) for header in headers):
             kept.append(one[:80].ljust(80))
     return kept
 
@@ -164,8 +156,7 @@ def _exposure(frames: Sequence[Frame]) -> Iterator[str]:
 
 
 def _method(evidence: Evidence, settings: dict[str, Any], measured: dict[str, Any]) -> Iterator[str]:
-    units = {_keyword(one): _value(one) for one in evidence.reference.get("cards", ())}
-    yield fits.card("BUNIT", units.get("BUNIT", "").strip("' ") or "adu", "of the reference frame")
+    yield fits.card("BUNIT", "adu", "of the reference frame")
     yield fits.card("IMAGETYP", "Master Light")
     yield fits.card("CREATOR", f"ripresa {_version()}".strip())
     yield fits.card("NCOMBINE", len(evidence.stacked), "frames in the stack")
@@ -195,13 +186,6 @@ def _version() -> str:
 
 def _keyword(one: str) -> str:
     return one[:8].rstrip()
-
-
-def _value(one: str) -> str:
-    """The text of a card's value without its comment."""
-    text = one[10:80].strip()
-    found = re.match(r"'(?:[^']|'')*'", text)
-    return re.sub(r"\s+'$", "'", found[0]) if found else text.partition("/")[0].strip()
 
 
 def instant(text: str | None) -> datetime.datetime | None:
