@@ -359,5 +359,5 @@ def test_gaps_are_black_and_disturb_nothing(tmp_path):
 def test_midtones_keep_the_order_and_the_ends(balance, values):
     x = np.sort(np.array([0, *values, 1], np.float32))
     y = preview.midtones(x, balance)
-    assert y[0] == 0 and y[-1] == pytest.approx(1) and (np.diff(y) >= -1e-6).all()
-    assert preview.midtones(np.array([balance], np.float32), balance)[0] == pytest.approx(0.5, abs=1e-5)
+    assert y[0] == 0 and y[-1] == pytest.approx(1, abs=1e-4) and (np.diff(y) >= -1e-6).all()
+    assert preview.midtones(np.array([balance], np.float32), balance)[0] == pytest.approx(0.5, abs=1e-4)
