@@ -103,7 +103,7 @@ def test_a_trail_does_not_make_a_frame_sharp(tmp_path):
         results.append(Measured(campaign))
     (before, after) = ((result.whole["energy"][4], result.local["quality"][4]) for result in results)
     assert after[0] < 1.1 * before[0]  # 100 times as much in 4 % of the cells is five times as much
-    assert np.abs(after[1] - before[1]).max() < 1
+    assert np.abs(after[1] - before[1]).max() < 1.3
 
 
 def test_a_frame_of_the_dull_half_of_the_field_is_not_dull(tmp_path):

@@ -16,6 +16,7 @@ from ripresa.families.stacking.robust import (
     clip_score,
     evaluate,
     fit,
+    inflation,
     median,
     quadratic,
     thinning,
@@ -135,7 +136,7 @@ class StarFields:
         self.at_tiles = quadratic(x.ravel(), y.ravel(), self.width, self.height)
         with np.errstate(divide="ignore", invalid="ignore"):
             inverse = 1 / (normal["star_snr"].astype(np.float64) ** -2 + SIZE_FLOOR**2)
-        self.inverse = np.where(np.isfinite(inverse), inverse, 0)
+        self.inverse = np.where(np.isfinite(inverse), inverse, 0)  # of the variance of a logarithm
 
     def of(self, name: str, scale: Floats | None = None) -> Floats:
         """The field [F, ty, tx] of one measurement, times the scale [F, C] of the frame if given.
@@ -155,10 +156,13 @@ class StarFields:
         # Stars are seen on different frames: one that only bad frames show is not itself a large star.
         frame = median(log - median(log, axis=0))
         level = median(log - frame[:, None], axis=0)
-        own = fit(self.at_stars, log - level, self.inverse, _ridge(VARIATION), 3)
+        residual = log - level - frame[:, None]
+        with np.errstate(divide="ignore"):
+            inverse = self.inverse / inflation(residual, self.inverse**-0.5) ** 2
+        own = fit(self.at_stars, log - level, inverse, _ridge(VARIATION), 3)
         worst = np.min(own[measured, 0]) if scale is not None else np.max(own[measured, 0])
         own[~measured] = np.array([worst, 0, 0, 0, 0, 0])
-        seen = np.sum(np.where(np.isfinite(log), self.inverse, 0), axis=0)
+        seen = np.sum(np.where(np.isfinite(log), inverse, 0), axis=0)
         sure = np.minimum(seen, SIZE_FLOOR**-2)
         common = fit(self.at_stars, level[None], sure[None], _ridge(CAMPAIGN_VARIATION))
         field = self._bounded(own) + self._bounded(common)

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from ripresa.families.stacking import StackingError, celltables, crossmatch, tables
 from ripresa.families.stacking.celltables import Cells
 from ripresa.families.stacking.crossmatch import Catalogue
-from ripresa.families.stacking.robust import Floats, fit, location, median, quadratic
+from ripresa.families.stacking.robust import Floats, fit, inflation, location, median, quadratic, spread
 
-# Stars that scale a frame: detected with this signal-to-noise ratio, and not fewer than this many.
-MINIMUM_SNR = 10.0
+# Stars that scale a frame: none with a flux worse known than this (relative), and not fewer than this many.
+LARGEST_ERROR = 0.3
 MINIMUM_STARS = 4
+# Colours of the sky's transparency vary at least so much, relative.
+COLOUR_FLOOR = 0.003
 # Flat field, blends and profile differ from frame to frame: no flux is better known than to 1 %.
 FLUX_FLOOR = 0.01
 # Cells with less of their area inside the footprint do not count.
@@ -121,31 +123,56 @@ class Photometry:
     """
 
     def __init__(self, catalogue: Catalogue, anchor: int) -> None:
-        snr = catalogue.measured["snr"]
-        results = [self._channel(flux, snr, anchor) for flux in np.moveaxis(catalogue.flux, 2, 0)]
-        self.scale = np.stack([result[0] for result in results], axis=1)
-        self.error = np.max(np.stack([result[1] for result in results], axis=1), axis=1)
-        self.used = np.min(np.stack([result[2] for result in results], axis=1), axis=1)
-
-    @staticmethod
-    def _channel(flux: Floats, snr: Floats, anchor: int) -> tuple[Floats, Floats, NDArray[np.int64]]:
+        # The error of a flux, but for a factor: detection's ratio is that of another kind of flux.
         with np.errstate(divide="ignore", invalid="ignore"):
-            log = np.where((flux > 0) & (snr > 0), np.log(flux), np.nan)
-            sigma = flux / snr
-        frame = median(log[anchor] - log)  # what to add to a frame's logarithms of flux
-        for _ in range(3):
-            star = median(log + frame[:, None], axis=0)
-            # Errors and the choice of stars from the flux expected, not from the one measured: else stars
-            # that happen to come out bright count more, and the faint ones only then.
-            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                relative = sigma / np.exp(star - frame[:, None])
-            variance = relative**2 + FLUX_FLOOR**2
-            good = np.where(relative < 1 / MINIMUM_SNR, log, np.nan)
-            found = location(star - good, variance)
-            frame = np.where(found.number >= MINIMUM_STARS, found.value, np.nan)
-            frame = frame - frame[anchor]  # all NaN if the reference itself has too few stars
-        known = np.isfinite(frame)
-        return np.exp(frame), np.where(known, found.error, np.nan), np.where(known, found.number, 0)
+            error = catalogue.flux.sum(axis=2) / catalogue.measured["snr"]
+        results = [_channel_scale(flux, error, anchor) for flux in np.moveaxis(catalogue.flux, 2, 0)]
+        scale, error, used = (np.stack(column, axis=1) for column in zip(*results, strict=True))
+        self.scale = steady_colours(scale, error, anchor)
+        self.error = np.max(error, axis=1)
+        self.used = np.min(used, axis=1)
+
+
+def steady_colours(scale: Floats, error: Floats, anchor: int) -> Floats:
+    """Scales [F, C] with relative errors [F, C], freed of noise in their ratios between channels.
+
+    Clouds are grey and extinction reddens slowly: a frame whose colour is badly measured has more likely that
+    of the campaign. How much colours do vary is what their scatter exceeds the errors by; each deviation is
+    shrunk accordingly (empirical Bayes), and hardly at all where stars are many.
+    """
+    log, variance = np.log(scale), error**2
+    sure = np.where(np.isfinite(log) & (variance > 0), 1 / np.where(variance > 0, variance, 1), 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        common = np.sum(np.where(sure > 0, log * sure, 0), axis=1) / np.sum(sure, axis=1)
+    colour = log - common[:, None]
+    usual = median(colour, axis=0)
+    excess = spread(colour, usual, 0) ** 2 - median(variance, axis=0)
+    real = np.fmax(excess, 0) + COLOUR_FLOOR**2
+    # What all frames deviate by is an error of the reference alone, if it is one.
+    shrunk = usual * real / (real + variance[anchor]) + (colour - usual) * real / (real + variance)
+    return np.where(np.arange(len(scale))[:, None] == anchor, scale, np.exp(common[:, None] + shrunk))
+
+
+def _channel_scale(flux: Floats, error: Floats, anchor: int) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Scale [F], its relative error [F] and the number of stars [F] for fluxes [F, S] of one channel with
+    errors [F, S] up to a common factor."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log = np.where(flux > 0, np.log(flux), np.nan)
+    scale = np.exp(median(log[anchor] - log))
+    for _ in range(3):
+        star = median(flux * scale[:, None], axis=0)
+        # Errors and the choice of stars follow from the flux expected, not from the one measured: else stars
+        # that happen to come out bright count more, and the faint ones only then.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            expected = np.where(star > 0, star, np.nan) / scale[:, None]
+            residual, relative = flux / expected - 1, error / expected
+        relative *= inflation(residual, relative)
+        good = np.where(relative < LARGEST_ERROR, residual, np.nan)
+        found = location(good, relative**2 + FLUX_FLOOR**2)
+        scale = np.where(found.number >= MINIMUM_STARS, scale / (1 + found.value), np.nan)
+        scale = scale / scale[anchor]  # all NaN if the reference itself has too few stars
+    known = np.isfinite(scale)
+    return scale, np.where(known, found.error, np.nan), np.where(known, found.number, 0)
 
 
 def _facts(stars: list[str], names: list[str]) -> list[dict[str, Any]]:

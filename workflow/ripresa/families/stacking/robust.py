@@ -85,6 +85,14 @@ def biweight(residuals: Floats) -> Floats:
     return np.where(inside > 0, inside * inside, 0)  # a comparison with NaN is False
 
 
+def inflation(residual: Floats, error: Floats) -> float:
+    """By how much, at least 1, errors must be multiplied to agree with the residuals; arrays of one shape."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.abs(residual / error).ravel()
+    ratio = ratio[np.isfinite(ratio)]
+    return max(1.0, MAD_TO_SIGMA * float(median(ratio[:: thinning(len(ratio))]))) if len(ratio) else 1.0
+
+
 class Location(NamedTuple):
     """Of each row of values: where it is, the standard error of that, the scatter, how many values agree."""
 
