@@ -6,6 +6,7 @@ A band is a range of rows that one job computes, a block some rows of it that fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -55,6 +56,20 @@ def blocks(y0: int, y1: int, row_bytes: int) -> Iterator[tuple[int, int]]:
     step = max(1, BLOCK_BYTES // max(row_bytes, 1))
     for start in range(y0, y1, step):
         yield start, min(start + step, y1)
+
+
+class Scratch:
+    """Memory for one array after the other: fresh pages for each block cost as much as reading it."""
+
+    def __init__(self) -> None:
+        self._words = np.empty(0, np.float32)
+
+    def __call__(self, *shape: int) -> Floats:
+        """An array of this shape, in the place of the one before; what is in it is not defined."""
+        size = math.prod(shape)
+        if self._words.size < size:
+            self._words = np.empty(size, np.float32)
+        return self._words[:size].reshape(shape)
 
 
 @dataclass(frozen=True)

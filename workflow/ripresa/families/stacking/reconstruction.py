@@ -139,9 +139,10 @@ def compute(
     shares = np.zeros((channels, count), np.float64)
     method, low, high = number(rejection["method"]), float(rejection["low"]), float(rejection["high"])
     u = bands.columns(width)
+    for_samples, for_noise = bands.Scratch(), bands.Scratch()
     for start, end in bands.blocks(y0, y1, count * width * 4):
-        samples = np.empty((count, end - start, width), np.float32)
-        noise = np.empty((end - start, width), np.float32)
+        samples = for_samples(count, end - start, width)
+        noise = for_noise(end - start, width)
         at = slice(start - y0, end - y0)
         for c in range(channels):
             for f in range(count):

@@ -87,16 +87,17 @@ def compute(
     count, width, channels = len(recipe.names), frames.width, len(frames.channels)
     u = bands.columns(width)
     sums = []
+    for_samples, for_result = bands.Scratch(), bands.Scratch()
     for start, end in bands.blocks(y0, y1, (count + 2 * k * channels) * width * 4):
-        samples = np.empty((count, end - start, width), np.float32)
-        out = np.empty((end - start, k, channels, 2, width), np.float32)
+        samples = for_samples(count, end - start, width)
+        out = for_result(end - start, k, channels, 2, width)
         at = slice(start - y0, end - y0)
         for c in range(channels):
             for f in range(count):
                 frames.rows(f, c, start, end, samples[f])
             _group(
                 samples, u, start, frames.height, recipe.of_channel(c, start, end), labels, k,
-                (maps["image"][c, at], maps["least"][c, at], maps["most"][c, at]), out[:, :, c],
+                (maps["image"][c, at], maps["least"][c, at], maps["most"][c, at]), c, out,
             )  # fmt: skip
         sums.append(checksums(out))
         file.write(out.data)
@@ -106,9 +107,10 @@ def compute(
 
 @njit(cache=True, nogil=True)
 def _group(
-    samples: Any, u: Any, y0: int, height: int, recipe: Any, labels: Any, k: int, maps: Any, out: Any
+    samples: Any, u: Any, y0: int, height: int, recipe: Any, labels: Any, k: int, maps: Any, c: int, out: Any
 ) -> None:
-    """Average the accepted samples of each cluster, into ``out`` [rows, K, 2, W]. What is summed is relative
+    """Average the accepted samples of each cluster, into channel ``c`` of ``out``
+    [rows, K, C, 2, W]. What is summed is relative
     to the image of all frames."""
     scale, offset, weights, window_x, window_y = recipe
     image, least_map, most_map = maps
@@ -152,5 +154,5 @@ def _group(
                 for p in range(end - start):
                     total = sum_w[j * LANES + p]
                     known = total > 0
-                    out[r, j, 0, start + p] = base[p] + sum_wv[j * LANES + p] / total if known else np.nan
-                    out[r, j, 1, start + p] = total
+                    out[r, j, c, 0, start + p] = base[p] + sum_wv[j * LANES + p] / total if known else np.nan
+                    out[r, j, c, 1, start + p] = total
