@@ -26,6 +26,8 @@ GROWTH_ROUNDS = 3
 # Of the four neighbours of a star's brightest pixel, the second-brightest has at least 0.32 of its height
 # if the PSF is a Gaussian of 1.4 px FWHM (0.24 for 1.2 px), wherever in the pixel the star is.
 SHARE = 0.2
+# The three fainter ones have 0.25 in the mean, which says more in noise.
+MEAN_SHARE = 0.12
 # The same for direct neighbours of another colour in a mosaic, in which the star may be fainter. A PSF of 2
 # px FWHM, the narrowest a mosaic can make use of, has 0.54 in the same colour.
 OTHER_COLOUR_SHARE = 0.12
@@ -46,8 +48,7 @@ def find(image: Image, cfa: bool) -> Indices:
     parts = [np.empty(0, np.int64)]
     if min(height, width) > 4 * step:
         for plane in range(planes):
-            sigma = noise(image[plane], step)
-            found = _found(image[plane], step, sigma if sigma > 0 else np.inf)
+            found = _found(image[plane], step, noise(image[plane], step))
             parts.append(np.unique(found) + plane * height * width)
     return np.concatenate(parts)
 
@@ -83,7 +84,8 @@ def noise(plane: Image, step: int = 1) -> float:
     if not len(difference):
         return 0.0
     sigma = 1.4826 * float(np.partition(difference, len(difference) // 2)[len(difference) // 2])
-    sigma = sigma or float(difference.mean(dtype=np.float64))
+    if sigma == 0:  # so few levels that clipping would leave a single one
+        return float(np.sqrt(np.mean(difference * difference, dtype=np.float64) / 2))
     for _ in range(4):
         kept = difference[difference <= 3 * sigma]
         sigma = float(np.sqrt(np.mean(kept * kept, dtype=np.float64))) / CLIPPED_AT_3_SIGMA
@@ -206,14 +208,16 @@ def _ring(plane: Image, y: int, x: int, reach: int, step: int, mask: Mask, value
 
 
 @njit(cache=True, nogil=True)
-def _second_highest(
-    plane: Image, y: int, x: int, distance: int, sign: float, mask: Mask, own_sky: bool, around: Image
-) -> float:
-    """Of the four neighbours at a distance that are not in ``mask``, each times ``sign`` (and above its own
-    sky).
+def _but_the_highest(
+    plane: Image, y: int, x: int, distance: int, sign: float, sky: float, mask: Mask, around: Image
+) -> tuple[float, float]:
+    """Of the four neighbours at a distance, less those in ``mask``: the second-highest, and the mean
+    without the highest; each above ``sky`` (or above its own surroundings if that is NaN) and times
+    ``sign``.
     """
     height, width = plane.shape
     highest = second = -np.inf
+    total, n = 0.0, 0
     for k in range(4):
         i = y + distance * ((k == 0) - (k == 1))
         j = x + distance * ((k == 2) - (k == 3))
@@ -222,15 +226,18 @@ def _second_highest(
             if mask[i, j]:
                 continue
             v = np.float64(plane[i, j])
-            if own_sky:
-                n = _ring(plane, i, j, 1, 2, mask, around)
-                v -= around[n // 2] if n else v
-            v *= sign
+            base = sky
+            if math.isnan(sky):
+                m = _ring(plane, i, j, 1, 2, mask, around)
+                base = np.float64(around[m // 2]) if m else v
+            v = sign * (v - base)
         if v > highest:
-            highest, second = v, highest
-        elif v > second:
-            second = v
-    return second
+            v, highest = highest, v
+        second = max(second, v)
+        if v > -np.inf:
+            total += v
+            n += 1
+    return second, total / n if n else -np.inf
 
 
 @njit(cache=True, nogil=True)
@@ -244,25 +251,27 @@ def _stands_out(
     v = np.float64(plane[y, x])
     # What is ``threshold`` sigma from the sky, and its neighbours but one SHARE of that, is far from them
     # too.
+    least = (1 - SHARE) * threshold * sigma
     sign = 1.0
-    second = _second_highest(plane, y, x, step, sign, mask, False, around)
-    if v - second < (1 - SHARE) * threshold * sigma:
+    if v - _but_the_highest(plane, y, x, step, 1.0, 0.0, mask, around)[0] < least:
         sign = -1.0
-        second = _second_highest(plane, y, x, step, sign, mask, False, around)
-        if -v - second < (1 - SHARE) * threshold * sigma:
+        if -v - _but_the_highest(plane, y, x, step, -1.0, 0.0, mask, around)[0] < least:
             return False
     # Sky and scatter: the pixels of the same colour at distance two, which a sharp star does not reach.
     n = _ring(plane, y, x, 2, step, mask, around)
     if n < 8 or math.isnan(v):
         return n >= 8
-    sky = 0.5 * (around[(n - 1) // 2] + around[n // 2])
+    sky = 0.5 * (np.float64(around[(n - 1) // 2]) + around[n // 2])
     scatter = (around[n - 1 - n // 8] - around[n // 8]) * RANGE_TO_SIGMA
     excess = sign * (v - sky)
-    if not excess > threshold * max(scatter, sigma) or second - sign * sky > SHARE * excess:
+    if not excess > threshold * max(scatter, sigma):
+        return False
+    second, mean = _but_the_highest(plane, y, x, step, sign, sky, mask, around)
+    if second > SHARE * excess or mean > MEAN_SHARE * excess:
         return False
     if step == 1:
         return True
-    return _second_highest(plane, y, x, 1, sign, mask, True, around) <= OTHER_COLOUR_SHARE * excess
+    return _but_the_highest(plane, y, x, 1, sign, np.nan, mask, around)[0] <= OTHER_COLOUR_SHARE * excess
 
 
 @njit(cache=True, nogil=True)

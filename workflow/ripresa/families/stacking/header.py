@@ -79,7 +79,7 @@ class Header:
             raise BadHeader(f"its header says NAXIS {axes}")
         lengths = tuple(self.integer(f"NAXIS{axis}") for axis in range(axes, 0, -1))
         if min(lengths, default=0) < 0:
-            raise BadHeader("its header has an axis of negative length")
+            raise BadHeader("its header has a negative size")
         return lengths
 
     @property
@@ -87,8 +87,10 @@ class Header:
         """Size of the data without padding (FITS Standard 4.0, section 4.4.1)."""
         if not self.shape:
             return 0
-        items = self.integer("PCOUNT", 0) + math.prod(self.shape)
-        return abs(self.integer("BITPIX")) // 8 * self.integer("GCOUNT", 1) * items
+        before, groups = self.integer("PCOUNT", 0), self.integer("GCOUNT", 1)
+        if before < 0 or groups < 0:
+            raise BadHeader("its header has a negative size")
+        return abs(self.integer("BITPIX")) // 8 * groups * (before + math.prod(self.shape))
 
 
 def units(fd: int, size: int) -> Iterator[tuple[Header, int]]:
@@ -96,22 +98,19 @@ def units(fd: int, size: int) -> Iterator[tuple[Header, int]]:
 
     Raises BadHeader for what is no FITS file or ends within a header.
     """
+    if size == 0:
+        raise BadHeader("it is empty")
     offset = 0
     while offset < size:
         start = os.pread(fd, 9, offset)
         if offset == 0 and start[:6] != b"SIMPLE":
-            raise BadHeader(_not_fits(start, size))
+            is_gzip = start[:2] == b"\x1f\x8b"
+            raise BadHeader("it is compressed: unpack it (gunzip)" if is_gzip else "it is no FITS file")
         if offset and start[:8] != b"XTENSION":
             return  # special records or padding after the last unit, which the standard allows
         header, offset = _read(fd, offset)
         yield header, offset
         offset += -(-header.data_bytes // BLOCK) * BLOCK
-
-
-def _not_fits(start: bytes, size: int) -> str:
-    if start[:2] == b"\x1f\x8b":
-        return "it is compressed with gzip: unpack it (gunzip)"
-    return "it is empty" if size == 0 else "it is no FITS file"
 
 
 def _read(fd: int, offset: int) -> tuple[Header, int]:
