@@ -1,5 +1,6 @@
 """Transforms of the plane as 2x3 float64 matrices: (x', y') = M @ (x, y, 1)."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -97,16 +98,24 @@ def fit_similarity(x: Vector, y: Vector, u: Vector, v: Vector, weight: Vector) -
     return np.array([[c, -s, mu - c * mx + s * my], [s, c, mv - s * mx - c * my]])
 
 
-def fit_affine(x: Vector, y: Vector, u: Vector, v: Vector, weight: Vector) -> Matrix:
+def fit_affine(x: Vector, y: Vector, u: Vector, v: Vector, weight: Vector, shear: float = math.inf) -> Matrix:
     """The affine transform that takes (x, y) to (u, v) with the least weighted sum of squares.
 
-    Raises LinAlgError where the points are on one line.
+    ``weight`` is one over the variance of a coordinate. ``shear`` is the standard deviation that the two
+    parameters beyond a similarity are expected to have: data that say little about them leave them near zero
+    (ridge regression, Hoerl & Kennard 1970). Raises LinAlgError where the points are on one line.
     """
     total = weight.sum()
     mx, my = float((weight * x).sum() / total), float((weight * y).sum() / total)
-    basis = np.stack([x - mx, y - my, np.ones_like(x)])
-    moments = np.linalg.solve((basis * weight) @ basis.T, (basis * weight) @ np.stack([u, v], axis=1))
-    matrix = np.array(moments.T, np.float64)
+    x, y = x - mx, y - my
+    one, zero = np.ones_like(x), np.zeros_like(x)
+    # Cosine and sine of the similarity, stretch along the axes and along the diagonals, shift.
+    basis = np.concatenate([[x, -y, x, y, one, zero], [y, x, -y, x, zero, one]], axis=1)
+    weighted = basis * np.concatenate([weight, weight])
+    normal = weighted @ basis.T
+    normal[[2, 3], [2, 3]] += shear**-2.0
+    c, s, p, q, du, dv = (float(k) for k in np.linalg.solve(normal, weighted @ np.concatenate([u, v])))
+    matrix = np.array([[c + p, q - s, du], [q + s, c - p, dv]])
     matrix[:, 2] -= matrix[:, 0] * mx + matrix[:, 1] * my
     return matrix
 
