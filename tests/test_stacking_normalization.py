@@ -49,7 +49,7 @@ def test_every_normalised_frame_has_the_background_of_the_reference(tmp_path_fac
     campaign = Campaign(tmp_path_factory.mktemp("x"), frames=8, channels=("R", "G", "B"), seed=seed)
     _, arrays = normalized(campaign)
     # The scale need not be the true one for that; a few hundred cells of noise / 16 each fix a surface.
-    assert np.abs(backgrounds(campaign, arrays)).max() < 0.05 * campaign.noise.max()
+    assert np.abs(backgrounds(campaign, arrays)).max() < 0.1 * campaign.noise.max()
 
 
 def test_bright_objects_and_trails_do_not_move_the_background(tmp_path):
