@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ripresa.families.stacking import StackingError
@@ -81,6 +81,7 @@ def test_whole_pixels_are_copied(kernel, dx, dy, half_turn):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @given(angle=angles, shift=shifts, scale=st.floats(0.4, 2.2), parity=st.sampled_from([1, -1]))
+@example(angle=2.546875, shift=(0.0, 1.431640625), scale=1.78125, parity=1)
 @quick
 def test_a_constant_stays_constant_to_the_border(kernel, angle, shift, scale, parity):
     to_frame = turn(angle, shift, scale, parity)

@@ -281,7 +281,7 @@ def _two_passes(
     x0, x1, y0, y1 = bounds
     part = (columns + phases - 1) // phases
     # As many rows of I as one output row may need.
-    window = min(int(abs(d) * columns), rows) + 16
+    window = min(int(abs(d) * (columns + 2)), rows) + 16
     between = np.zeros((window, part * phases), np.float32)
     line = np.empty(width + 2 * _PAD, np.float32)
     result = np.empty(part * phases, np.float32)
@@ -292,8 +292,9 @@ def _two_passes(
         begin, end = max(begin, begin_y), min(end, end_y)
         if begin < end:
             ya, yb = d * begin + e * y + f, d * (end - 1) + e * y + f
-            # Heights only grow from one output row to the next: rows passed over are never needed.
-            done = max(done, math.floor(min(ya, yb)) - 2)
+            # Heights grow from one output row to the next, but for the rounding to whole pixels of where it
+            # begins: rows passed over are never needed.
+            done = max(done, math.floor(min(ya, yb) - abs(d)) - 2)
             while done < math.floor(max(ya, yb)) + 4:
                 _read_line(pixels, first + _mirror(done, rows) * row_step, pixel_step, width, line)
                 x = c + b / e * (done - f)
