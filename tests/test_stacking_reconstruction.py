@@ -1,6 +1,7 @@
 """Pixels of the phases TILE_RECONSTRUCTION and SYNTHETIC_FRAMES, from frames in memory."""
 
 import io
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ripresa.families.stacking import bands, synthesis, tiles
-from ripresa.families.stacking.reconstruction import Background, _lower_quartile, compute
+from ripresa.families.stacking import StackingError, bands, registered, synthesis, tables, tiles
+from ripresa.families.stacking.final import combine
+from ripresa.families.stacking.reconstruction import Background, _lower_quartile, compute, reconstruct
 from ripresa.families.stacking.rejection import LANES
 
 WINSORIZED = {"method": "winsorized", "low": 3, "high": 3}
@@ -186,7 +188,7 @@ def test_without_weights_the_plain_mean_stands_and_is_flagged():
     assert out["flagged"][0, :, 12:40].any() and not out["flagged"][0, :, 80:].any()
     flagged = out["flagged"][0]
     with np.errstate(invalid="ignore"):
-        plain = np.nanmean(frames.data[:, 0].astype(np.float64), axis=0)
+        plain = np.nansum(frames.data[:, 0], axis=0, dtype=np.float64) / out["coverage"][0]
     np.testing.assert_allclose(out["image"][0][flagged], plain[flagged], atol=1e-3, rtol=0)
     assert (out["weight"][0][flagged] < 1e-6).all()
 
@@ -284,3 +286,168 @@ def test_synthetic_frames_do_not_depend_on_bands():
     whole = synthetic(frames, how, labels, 5, maps)
     parts = [synthetic(frames, how, labels, 5, maps, bands.rows_of(frames.height, (i, 3))) for i in (1, 2, 3)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+class Files:
+    """The files that the phases before leave behind, for the frames ``data`` [F, C, H, W] in some chunks."""
+
+    CELL = 16
+
+    def __init__(self, directory, data, chunks=2, tile=64):
+        frames = Memory(data)
+        self.frames, self.names = frames, frames.frames
+        self.registered, self.cells = [], []
+        for i in range(chunks):
+            self.registered.append(str(directory / f"{i + 1}-of-{chunks}.fits"))
+            self.cells.append(str(directory / f"{i + 1}-of-{chunks}.npz"))
+            self._chunk(i, range(i, len(data), chunks))
+        self.normalization = str(directory / "normalization.npz")
+        self.grid = str(directory / "tile_grid.json")
+        self.metrics = str(directory / "local_metrics.npz")
+        self.clusters = str(directory / "clusters.json")
+        count, channels = data.shape[:2]
+        about = {"frames": [{"name": name} for name in self.names]}
+        scale, offset = np.ones((count, channels)), np.zeros((count, channels, 6))
+        tables.save(self.normalization, about, scale=scale, offset=offset)
+        overlap = tile // 4
+        starts = [
+            [*range(0, length - tile, tile - overlap), length - tile]
+            for length in (frames.width, frames.height)
+        ]
+        document = {"size": tile, "overlap": overlap, "x": starts[0], "y": starts[1]}
+        tables.write_json(self.grid, {**document, "width": frames.width, "height": frames.height})
+        shape = (count, channels, len(starts[1]), len(starts[0]))
+        weights = np.random.default_rng(0).uniform(0.5, 2, shape)
+        noise = np.full(shape, 10.0)
+        noise[0] = np.nan
+        tables.save(self.metrics, about, weights=weights, noise=noise)
+
+    def _chunk(self, i, members):
+        f = self.frames
+        planes, sums = [], []
+        with registered.Writer(self.registered[i], f.channels, f.width, f.height) as writer:
+            for j in members:
+                scales = [registered.Scale(2.0**-6, 1000.0)] * len(f.channels)
+                written = writer.add(f.frames[j], f.data[j], scales, np.eye(2, 3))
+                planes.append(written[0])
+                sums.append(written[1])
+        shape = (len(planes), len(f.channels), -(-f.height // self.CELL), -(-f.width // self.CELL))
+        about = {
+            "cell": self.CELL,
+            "width": f.width,
+            "height": f.height,
+            "channels": f.channels,
+            "bytes": os.path.getsize(self.registered[i]),
+            "frames": [{"name": f.frames[j], "planes": p} for j, p in zip(members, planes, strict=True)],
+        }
+        maps = {"coverage": np.ones(shape, np.float32), "background": np.full(shape, 1000, np.float32)}
+        tables.save(self.cells[i], about, row_sum=np.stack(sums), **maps)
+
+    def reconstruct(self, output, band=(1, 1), rejection=WINSORIZED):
+        tables_of_frames = (self.normalization, self.grid, self.metrics)
+        reconstruct(
+            self.registered, self.cells, *tables_of_frames, {"rejection": rejection}, band, str(output)
+        )
+        return tables.load(str(output))
+
+    def synthesize(self, output, table, labels, band=(1, 1)):
+        named = dict(zip(self.names, labels, strict=True))
+        k = max(labels, default=-1) + 1
+        tables.write_json(self.clusters, {"mode": "full", "k": k, "labels": named, "quality": [1.0] * k})
+        synthesis.synthesize(
+            self.registered, self.cells, self.normalization, self.grid, self.metrics,
+            self.clusters, str(table), band, str(output),
+        )  # fmt: skip
+        return np.load(output)
+
+
+def steps(seed, frames=9, channels=1, height=70, width=140):
+    """Values that 16-bit integers of step 1/64 hold exactly."""
+    rng = np.random.default_rng(seed)
+    data = np.round(rng.normal(1000, 10, (frames, channels, height, width)) * 64) / 64
+    data[rng.random(data.shape) < 0.01] += 300
+    data[:, :, :3] = np.nan
+    data[2, :, :, 100:] = np.nan
+    return data.astype(np.float32)
+
+
+def test_the_chunks_of_the_frames_cannot_be_seen(tmp_path):
+    data = steps(1, channels=3)
+    outputs = []
+    for chunks in (1, 2, 4):
+        directory = tmp_path / str(chunks)
+        directory.mkdir()
+        files = Files(directory, data, chunks)
+        files.reconstruct(directory / "r.npz", (2, 3))
+        files.synthesize(directory / "s.npy", directory / "r.npz", [0, 1, 2] * 3, (2, 3))
+        outputs.append([(directory / name).read_bytes() for name in ("r.npz", "s.npy")])
+    assert outputs[0] == outputs[1] == outputs[2]
+
+
+def test_from_files_to_the_finished_pixels(tmp_path):
+    files = Files(tmp_path, steps(2, channels=3))
+    made = []
+    for i in (1, 2):
+        table, frames = tmp_path / f"r{i}.npz", tmp_path / f"s{i}.npy"
+        about, maps = files.reconstruct(table, (i, 2))
+        assert [frame["name"] for frame in about["frames"]] == files.names
+        assert (about["y0"], about["y1"]) == ((i - 1) * 35, i * 35)
+        clusters = files.synthesize(frames, table, [0, 1, 1, 0, 1, 0, 2, 2, 2], (i, 2))
+        value, weight = np.moveaxis(clusters.astype(np.float64), 3, 0)
+        with np.errstate(invalid="ignore"):
+            mean = np.nansum(value * weight, axis=1) / weight.sum(axis=1)
+        np.testing.assert_allclose(np.moveaxis(mean, 1, 0), maps["image"], atol=3e-4, rtol=0)
+        made.append((str(table), str(frames), maps))
+    out = combine(
+        [one[0] for one in made],
+        [one[1] for one in made],
+        files.clusters,
+        {"clusters": {"weight_cap": 4, "sigma": 100}},
+    )
+    np.testing.assert_array_equal(out.image, np.concatenate([one[2]["image"] for one in made], axis=1))
+    assert out.coverage[:, 3:, :100].min() == 9 and out.coverage[:, 3:, 100:].max() == 8
+    assert np.isnan(out.image[:, :3]).all()
+
+
+def test_in_reduced_mode_no_frame_is_read(tmp_path):
+    files = Files(tmp_path, steps(3))
+    files.reconstruct(tmp_path / "r.npz")
+    for path in files.registered:
+        os.unlink(path)
+    tables.write_json(files.clusters, {"mode": "reduced", "k": 0, "labels": {}, "quality": []})
+    synthesis.synthesize(
+        files.registered, files.cells, files.normalization, files.grid, files.metrics,
+        files.clusters, str(tmp_path / "r.npz"), (1, 1), str(tmp_path / "s.npy"),
+    )  # fmt: skip
+    assert np.load(tmp_path / "s.npy").shape == (70, 0, 1, 2, 140)
+
+
+def test_a_damaged_frame_is_named(tmp_path):
+    files = Files(tmp_path, steps(4))
+    with open(files.registered[1], "r+b") as file:
+        file.seek(-5000, 2)
+        file.write(b"damage")
+    with pytest.raises(registered.DamagedFrame, match=r"2-of-2\.fits") as error:
+        files.reconstruct(tmp_path / "r.npz")
+    assert error.value.path == files.registered[1] and error.value.name == files.names[7]
+
+
+def test_tables_of_other_frames_are_an_error(tmp_path):
+    files = Files(tmp_path, steps(5))
+    about, arrays = tables.load(files.metrics)
+    about["frames"][3]["name"] = "another.fits"
+    tables.save(files.metrics, about, **arrays)
+    with pytest.raises(StackingError, match="NORMALIZATION"):
+        files.reconstruct(tmp_path / "r.npz")
+    arrays["weights"][1] = np.nan
+    tables.save(files.metrics, {"frames": [{"name": name} for name in files.names]}, **arrays)
+    with pytest.raises(StackingError, match="local_metrics"):
+        files.reconstruct(tmp_path / "r.npz")
+
+
+def test_clusters_of_other_frames_are_an_error(tmp_path):
+    files = Files(tmp_path, steps(6))
+    files.reconstruct(tmp_path / "r.npz")
+    files.names = [*files.names[:-1], "another.fits"]
+    with pytest.raises(StackingError, match="STATE_CLUSTERING"):
+        files.synthesize(tmp_path / "s.npy", tmp_path / "r.npz", [0] * 9)
