@@ -351,19 +351,15 @@ def _sigmas(distance: Vector, error: Vector) -> Vector:
     median of distance^2 / sigma^2 in its half of the stars is that of chi-squared with two degrees of
     freedom.
     """
-    faint = error > np.median(error)
-    if np.count_nonzero(faint) < 6:
-        faint = np.ones(len(error), np.bool_)
     bright = error <= np.median(error)
-    squared = distance * distance
+    faint = ~bright if np.count_nonzero(~bright) >= 6 else np.ones_like(bright)
+    variance, photons = distance * distance / CHI2_MEDIAN, error * error
     factor, floor = 1.0, FLOOR
     for _ in range(3):
-        grid = np.concatenate([[FLOOR], 0.03 * 1.25 ** np.arange(24)])
-        known = (factor * error[bright])[:, None] ** 2
-        ratio = np.median(squared[bright, None] / (known + grid * grid), axis=0)
-        floor = float(grid[min(int(np.searchsorted(-ratio, -CHI2_MEDIAN)), len(grid) - 1)])
-        photons = np.maximum(squared[faint] / CHI2_MEDIAN - floor * floor, 0.0) / error[faint] ** 2
-        factor = float(np.clip(np.sqrt(np.median(photons)), 1.0, 4.0))
+        beyond = float(np.median(variance[bright] - factor * factor * photons[bright]))
+        floor = math.sqrt(max(beyond, FLOOR * FLOOR))
+        ratio = float(np.median((variance[faint] - floor * floor) / photons[faint]))
+        factor = min(math.sqrt(max(ratio, 1.0)), 4.0)
     return np.sqrt((factor * error) ** 2 + floor * floor)
 
 
