@@ -70,14 +70,19 @@ def settings(**changed):
     return SETTINGS | {"validation": limits(**changed)}
 
 
+def places(height=160, width=240, stars=40, seed=1):
+    """Where the stars of a picture are: x and y."""
+    random = np.random.default_rng(seed)
+    return random.uniform(8, width - 9, stars), random.uniform(8, height - 9, stars)
+
+
 def picture(channels=1, height=160, width=240, fwhm=3.0, stretch=1.0, noise=NOISE, stars=40, seed=1):
     """A field of round stars (``stretch`` times longer along x) on a plain sky."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng((seed, 1))
     y, x = np.mgrid[:height, :width]
     sky = np.full((height, width), SKY)
     sigma = fwhm / 2.3548
-    for _ in range(stars):
-        at_x, at_y = random.uniform(8, width - 9), random.uniform(8, height - 9)
+    for at_x, at_y in zip(*places(height, width, stars, seed), strict=True):
         r2 = ((x - at_x) / (sigma * stretch)) ** 2 + ((y - at_y) / sigma) ** 2
         sky += random.uniform(20, 100) * NOISE * np.exp(-r2 / 2)
     return (sky + random.normal(0, noise, (channels, height, width))).astype(np.float32)
@@ -100,7 +105,7 @@ def make(directory, frames=10, channels=("L",), shape=(160, 240), mode="reduced"
     """Write the tables of ``frames`` stacked frames and two excluded ones, and say where they are.
 
     ``changes``: ``scan`` and ``registration`` are {number of the frame: {key: value}}, ``reference`` is {key:
-    value}, and ``weights`` has a number for each frame.
+    value}, ``weights`` has a number for each frame, ``stars`` x and y of those in common.
     """
     directory.mkdir(parents=True, exist_ok=True)
     height, width = shape
@@ -150,11 +155,14 @@ def make(directory, frames=10, channels=("L",), shape=(160, 240), mode="reduced"
         name: f"{directory}/{name}"
         for name in ("normalization", "global", "local", "grid", "clusters", "ref")
     }
+    x, y = changes.get("stars", (np.empty(0), np.empty(0)))
+    fwhm = np.full((frames, len(x)), changes.get("star_fwhm", 3.2), np.float32)
+    catalogue = {"star_x": np.array(x, float), "star_y": np.array(y, float), "star_fwhm": fwhm}
     ramp = np.linspace(0.9, 1.1, frames)
     tables.save(
         path["normalization"], about, scale=ramp[:, None] * np.ones(count),
         offset=np.zeros((frames, count, 6)),
-        transparency=1 / ramp,
+        transparency=1 / ramp, **catalogue,
     )  # fmt: skip
     tables.save(
         path["global"], about, quality=np.zeros(frames), weight=np.ones(frames), fwhm=np.full(frames, 3.2),

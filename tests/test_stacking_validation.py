@@ -14,7 +14,7 @@ from ripresa.families.stacking.outputs import measures
 from ripresa.families.stacking.outputs.evidence import collect
 from ripresa.families.stacking.tiles import plan, windows
 from ripresa.families.stacking.validation import ValidationFailed
-from stacking_tables import NOISE, SKY, final_of, limits, make, picture
+from stacking_tables import NOISE, SKY, final_of, limits, make, picture, places
 from stacking_tables import settings as configured
 
 SCHEMAS = Path(__file__).parents[1] / "workflow" / "schemas"
@@ -140,6 +140,24 @@ def test_a_check_that_cannot_be_made_counts_as_beyond_its_limit(tmp_path, name):
 def test_frames_without_an_exposure_do_not_hide_the_others(tmp_path):
     report = reported(tmp_path, scan={0: {"exposure_s": None}, 1: {"exposure_s": 90.0}})
     assert check(report, "exposure_tolerance")["value"] == pytest.approx(0.5)
+
+
+def test_the_same_stars_are_compared(tmp_path):
+    """Faint stars, seen in the stack only, and blobs of noise are no measure of its sharpness."""
+    x, y = places(stars=40)
+    image = picture(stars=40, fwhm=2.5)
+    smooth = np.random.default_rng(5).normal(0, 12, image.shape)
+    blobs = sum(np.roll(smooth, k, axis=2) for k in range(6)) / 6  # long ones
+    common = reported(tmp_path / "a", image + blobs.astype(np.float32), stars=(x, y), star_fwhm=4.0)
+    summary, found = common["summary"], check(common, "fwhm_improvement")
+    assert 25 <= summary["stars"] <= 40 and summary["frame_fwhm_px"] == 4.0
+    assert summary["fwhm_px"] == pytest.approx(2.5, rel=0.1)
+    assert found["value"] == pytest.approx(1 - summary["fwhm_px"] / 4.0)
+
+
+def test_without_stars_in_common_all_are_taken(tmp_path):
+    summary = reported(tmp_path, stars=([5.0, 50.0], [5.0, 50.0]))["summary"]
+    assert summary["stars"] > 25 and summary["frame_fwhm_px"] == pytest.approx(3.2)
 
 
 def test_the_worst_channel_counts(tmp_path):

@@ -87,7 +87,6 @@ def summary(evidence: "Evidence", measured: dict[str, Any]) -> dict[str, Any]:
         "begin": begin,
         "end": end,
         "rejected_fraction": float(np.mean(rejected)) if rejected else None,
-        "median_frame_fwhm_px": _frame_fwhm(evidence),
         **measured,
     }
 
@@ -124,8 +123,8 @@ def _elongation(_: "Evidence", measured: dict[str, Any]) -> _Finding:
     return _Finding(measured["elongation"], "the stars' major axis is {value} times the minor one")
 
 
-def _fwhm(evidence: "Evidence", measured: dict[str, Any]) -> _Finding:
-    before, after = _frame_fwhm(evidence), measured["fwhm_px"]
+def _fwhm(_: "Evidence", measured: dict[str, Any]) -> _Finding:
+    before, after = measured["frame_fwhm_px"], measured["fwhm_px"]
     if after is None:
         return _Finding(None, _too_few(measured))
     if not before:
@@ -167,11 +166,6 @@ _CHECKS: dict[str, _Check] = {
     "seam": _Check(_seam),
     "weight_variance": _Check(_weights),
 }
-
-
-def _frame_fwhm(evidence: "Evidence") -> float | None:
-    known = [frame.fwhm_px for frame in evidence.stacked if frame.fwhm_px is not None]
-    return float(np.median(known)) if known else None
 
 
 def _too_few(measured: dict[str, Any]) -> str:

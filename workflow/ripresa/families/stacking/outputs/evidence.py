@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ripresa.families.stacking import tables
+from ripresa.families.stacking.robust import median
 
 Floats = NDArray[np.float64]
 
@@ -75,6 +76,8 @@ class Evidence:
     """[F, C] share of each frame in the sum of weights"""
     expected_noise: Floats
     """[C, ty, tx] noise that the weighted mean of the frames has where they are independent"""
+    known_stars: Floats
+    """[n, 3] x, y and median FWHM over the frames, px, of the stars that most frames have in common"""
 
     @property
     def stacked(self) -> list[Frame]:
@@ -97,7 +100,9 @@ def collect(sources: Sources) -> Evidence:
     registered = {
         frame["name"]: frame for path in sources.registrations for frame in tables.read_json(path)["frames"]
     }
-    about, normal = tables.load(sources.normalization, "scale", "transparency")
+    about, normal = tables.load(
+        sources.normalization, "scale", "transparency", "star_x", "star_y", "star_fwhm"
+    )
     names = [frame["name"] for frame in about["frames"]]
     _, metrics = tables.load(sources.global_metrics, "quality")
     _, local = tables.load(sources.local_metrics, "weights", "noise")
@@ -149,6 +154,7 @@ def collect(sources: Sources) -> Evidence:
         grid=tables.read_json(sources.tile_grid),
         share=share,
         expected_noise=_expected_noise(local["weights"], local["noise"]),
+        known_stars=_known_stars(normal),
     )
 
 
@@ -159,6 +165,13 @@ def _expected_noise(weights: NDArray[Any], noise: NDArray[Any]) -> Floats:
     variance = (w**2 * np.where(known, noise, 0).astype(np.float64) ** 2).sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.sqrt(variance) / w.sum(axis=0))
+
+
+def _known_stars(normal: tables.Arrays) -> Floats:
+    fwhm = normal["star_fwhm"].astype(np.float64)
+    common = np.isfinite(fwhm).mean(axis=0) > 0.5 if len(fwhm) else np.zeros(0, bool)
+    stars = np.column_stack([normal["star_x"], normal["star_y"], median(fwhm, axis=0)])
+    return np.asarray(stars[common], np.float64)
 
 
 def _reconstructed(paths: Sequence[str]) -> tuple[Floats, Floats]:

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +11,13 @@ from numpy.typing import NDArray
 from ripresa.families.stacking.outputs.evidence import Evidence
 from ripresa.families.stacking.outputs.stacked_file import Final
 
+if TYPE_CHECKING:
+    from ripresa.families.stacking.detection import Stars
+
 FEW = 5
 """Fewer values than these give no median worth the name."""
+SAME_PX = 2.0
+"""A star of the stack this near to one of the frames is the same."""
 _HALF_NORMAL_MEDIAN = 0.6745
 """Median of |x|, x normal with a standard deviation of 1."""
 
@@ -20,26 +25,49 @@ _HALF_NORMAL_MEDIAN = 0.6745
 def measure(final: Final, evidence: Evidence) -> dict[str, Any]:
     """Figures of the finished stack; None where there is nothing to measure by.
 
-    n_eff (median of the map), stars, fwhm_px and elongation (medians of the stars), background and noise of
-    each channel, noise_ratio (to what the frames promise), seam (see `seam`), flagged (pixels without
-    weights)."""
+    n_eff (median of the map), stars (see `shapes`), background and noise of each channel, noise_ratio (to
+    what the frames promise), seam (see `seam`), flagged (pixels without weights)."""
     from ripresa.families.stacking.detection import detect
 
     stars = detect(_filled(final.image))
-    enough = len(stars) >= FEW
     noise = [noise_of(channel, evidence.grid) for channel in final.image]
     pairs = zip(noise, evidence.expected_noise, strict=True)
     covered = final.n_eff[final.coverage > 0]
     return {
         "n_eff": float(np.median(covered)) if covered.size else None,
-        "stars": len(stars),
-        "fwhm_px": float(np.median(stars.fwhm)) if enough else None,
-        "elongation": float(np.median(stars.elongation)) if enough else None,
+        **shapes(stars, evidence),
         "background": [float(level) for level in stars.background],
         "noise": [_median(tiles) for tiles in noise],
         "noise_ratio": _largest(_median(tiles / expected) for tiles, expected in pairs),
         "seam": _largest(seam(channel, evidence.grid) for channel in final.image),
         "flagged": int(np.count_nonzero(final.flagged)),
+    }
+
+
+def shapes(stars: "Stars", evidence: Evidence) -> dict[str, Any]:
+    """How many stars tell the following medians: fwhm_px and elongation in the stack, frame_fwhm_px of the
+    same stars in the median frame. None for the medians of too few.
+
+    These are the stars that most frames have in common: what else is found in a stack of few frames may be
+    noise, whose blobs are not round. Where there are none, as with frames registered by their images, it is
+    all that is found, and the median FWHM of each frame."""
+    known = evidence.known_stars
+    own = np.column_stack([stars.x, stars.y])
+    apart = np.hypot(*(own[:, None] - known[None, :, :2]).transpose(2, 0, 1))
+    pairs = np.argwhere(apart < SAME_PX)
+    mine, theirs = pairs[:, 0], pairs[:, 1]
+    if len(mine) >= FEW:
+        before = float(np.median(known[theirs, 2]))
+    else:
+        mine = np.arange(len(stars))
+        alone = [frame.fwhm_px for frame in evidence.stacked if frame.fwhm_px is not None]
+        before = float(np.median(alone)) if alone else math.nan
+    enough = len(mine) >= FEW
+    return {
+        "stars": len(mine),
+        "fwhm_px": float(np.median(stars.fwhm[mine])) if enough else None,
+        "elongation": float(np.median(stars.elongation[mine])) if enough else None,
+        "frame_fwhm_px": before if math.isfinite(before) else None,
     }
 
 
