@@ -220,8 +220,6 @@ rule NORMALIZATION:
 rule GLOBAL_METRICS:
     input:
         normalization=normalization.target,
-        stars=gather.stacking(STARS),
-        registrations=registrations.targets(),
         cells=gather.stacking(CELLS),
     output:
         global_metrics.target,
@@ -232,8 +230,7 @@ rule GLOBAL_METRICS:
     shell:
         guard(
             "python workflow/scripts/stacking_global_metrics.py {params.settings:q} {output} "
-            "{input.normalization:q} --stars {input.stars:q} --registrations {input.registrations:q} "
-            "--cells {input.cells:q}"
+            "{input.normalization:q} {input.cells:q}"
         )
 
 
@@ -257,8 +254,6 @@ rule LOCAL_METRICS:
         normalization=normalization.target,
         global_metrics=global_metrics.target,
         tile_grid=tile_grid.target,
-        stars=gather.stacking(STARS),
-        registrations=registrations.targets(),
         cells=gather.stacking(CELLS),
     output:
         local_metrics.target,
@@ -269,8 +264,7 @@ rule LOCAL_METRICS:
     shell:
         guard(
             "python workflow/scripts/stacking_local_metrics.py {params.settings:q} {output} "
-            "{input.normalization:q} {input.global_metrics:q} {input.tile_grid:q} --stars {input.stars:q} "
-            "--registrations {input.registrations:q} --cells {input.cells:q}"
+            "{input.normalization:q} {input.global_metrics:q} {input.tile_grid:q} {input.cells:q}"
         )
 
 
@@ -297,7 +291,6 @@ rule TILE_RECONSTRUCTION:
 
 rule STATE_CLUSTERING:
     input:
-        reference=REFERENCE,
         global_metrics=global_metrics.target,
         local_metrics=local_metrics.target,
         reconstructions=reconstructions.targets(),
@@ -310,7 +303,7 @@ rule STATE_CLUSTERING:
     shell:
         guard(
             "python workflow/scripts/stacking_state_clustering.py {params.settings:q} {output} "
-            "{input.global_metrics:q} {input.local_metrics:q} {input.reference:q}",
+            "{input.global_metrics:q} {input.local_metrics:q}",
             validate="json",
         )
 

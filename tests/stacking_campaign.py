@@ -37,7 +37,6 @@ class Campaign:
         self.elongation = np.full(frames, 1.1)
         self.energy = np.full(frames, 1000.0)
         self.change_cells = lambda maps, part: None
-        self.mode = "full"
         angle, shift = random.normal(0, 0.02, frames), random.normal(0, 15, (frames, 2, 1))
         cosine, sine = np.cos(angle), np.sin(angle)
         linear = np.array([[cosine, -sine], [sine, cosine]]).transpose(2, 0, 1)
@@ -69,7 +68,7 @@ class Campaign:
         paths = [list(group) for group in zip(*made, strict=True)]
         stars = {"x": list(self.star_x), "y": list(self.star_y)}
         document = {"name": self.names[0], "width": self.width, "height": self.height, "stars": stars}
-        document |= {"channels": self.channels, "fwhm_px": 4.0, "mode": self.mode}
+        document |= {"channels": self.channels, "fwhm_px": 4.0}
         reference = str(self.directory / "reference.json")
         tables.write_json(reference, document)
         return [*paths, reference]

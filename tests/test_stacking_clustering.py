@@ -71,11 +71,10 @@ def test_limits_that_contradict_are_one_line():
         clusters(100, {"minimum": 9, "maximum": 4})
 
 
-def written(directory, mode, frames=220):
+def written(directory, frames):
     """Run the phase on random tables; returns the document."""
     random = np.random.default_rng(2)
-    names = ("g.npz", "l.npz", "r.json", "c.json")
-    whole, local, reference, output = (str(directory / name) for name in names)
+    whole, local, output = (str(directory / name) for name in ("g.npz", "l.npz", "c.json"))
     listed = {"frames": [{"name": f"{i:03d}.fits"} for i in range(frames)]}
     figures = {key: random.lognormal(size=frames) for key in ("weight", "background", "noise")}
     tables.save(whole, listed, **figures)
@@ -86,17 +85,17 @@ def written(directory, mode, frames=220):
         var_quality=random.lognormal(size=frames),
         weights=random.lognormal(size=(frames, 3, 4, 5)).astype(np.float32),
     )
-    tables.write_json(reference, {"mode": mode})
-    cluster(whole, local, reference, {"clusters": LIMITS}, output)
+    cluster(whole, local, {"clusters": LIMITS, "mode": {"full_from": 200}}, output)
     return tables.read_json(output)
 
 
 def test_full_mode_labels_every_frame(tmp_path):
-    document = written(tmp_path, "full")
+    document = written(tmp_path, 220)
+    assert document["mode"] == "full"
     assert document["k"] == len(document["quality"]) == 22
     assert list(document["labels"]) == [f"{i:03d}.fits" for i in range(220)]
     assert set(document["labels"].values()) == set(range(22))
 
 
 def test_reduced_mode_has_no_clusters(tmp_path):
-    assert written(tmp_path, "reduced") == {"mode": "reduced", "k": 0, "labels": {}, "quality": []}
+    assert written(tmp_path, 199) == {"mode": "reduced", "k": 0, "labels": {}, "quality": []}

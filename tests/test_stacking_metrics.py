@@ -11,6 +11,7 @@ from ripresa.families.stacking import StackingError, global_metrics, local_metri
 from ripresa.families.stacking.normalization import normalize
 from stacking_campaign import Campaign
 
+FEW = {"mode": {"minimum_frames": 1, "allow_few": False}}
 SHARES = {"background": 0.4, "noise": 0.3, "gradient": 0.3}
 
 
@@ -21,11 +22,13 @@ class Measured:
         stars, registrations, cells, reference = campaign.write(chunks)
         names = ("normalization.npz", "global.npz", "grid.json", "local.npz")
         normal, whole, grid, local = self.paths = [str(campaign.directory / name) for name in names]
-        normalize(stars, registrations, cells, reference, {}, normal)
-        global_metrics.measure(stars, registrations, cells, normal, {"quality": shares}, whole)
-        tiles.make_grid(whole, reference, {}, grid)
+        normalize(
+            stars, registrations, cells, reference, {"mode": {"minimum_frames": 1, "allow_few": True}}, normal
+        )
+        global_metrics.measure(cells, normal, {"quality": shares}, whole)
+        tiles.make_grid(whole, reference, grid)
         chosen = {"weighting": weighting, "psf_exponent": exponent}
-        local_metrics.measure(stars, registrations, cells, normal, whole, grid, chosen, local)
+        local_metrics.measure(cells, normal, whole, grid, chosen, local)
         self.normal, self.whole, self.local = (tables.load(path)[1] for path in (normal, whole, local))
         self.grid = tables.read_json(grid)
         size = self.grid["size"]

@@ -13,10 +13,12 @@ from ripresa.families.stacking import StackingError, celltables, crossmatch, rob
 from ripresa.families.stacking.normalization import normalize
 from stacking_campaign import Campaign
 
+FEW = {"mode": {"minimum_frames": 1, "allow_few": False}}
+
 
 def normalized(campaign, chunks=2, name="normalization.npz"):
     output = str(campaign.directory / name)
-    normalize(*campaign.write(chunks), {}, output)
+    normalize(*campaign.write(chunks), FEW, output)
     return tables.load(output)
 
 
@@ -96,7 +98,7 @@ def test_variable_and_wrong_stars_do_not_matter(tmp_path):
     wrong = np.random.default_rng(1).random(len(arrays["flux"])) < 0.2
     arrays["flux"][wrong & (arrays["star_frame"] > 0)] *= 1.5
     tables.save(written[0][0], {"frames": frames}, **arrays)
-    normalize(*written, {}, str(tmp_path / "out.npz"))
+    normalize(*written, FEW, str(tmp_path / "out.npz"))
     scale = tables.load(str(tmp_path / "out.npz"), "scale")[1]["scale"]
     assert np.abs(scale * campaign.transparency - 1).max() < 0.01
 
@@ -169,7 +171,7 @@ def test_threads_cannot_be_seen(tmp_path):
     for threads in "12":
         output = str(tmp_path / f"{threads}.npz")
         call = "from ripresa.families.stacking.normalization import normalize; "
-        call += f"normalize({stars}, {registrations}, {cells}, {reference!r}, {{}}, {output!r})"
+        call += f"normalize({stars}, {registrations}, {cells}, {reference!r}, {FEW}, {output!r})"
         environment = os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
         subprocess.run([sys.executable, "-c", call], env=environment, check=True)
         with open(output, "rb") as file:
@@ -181,7 +183,15 @@ def test_the_reference_must_be_there(tmp_path):
     campaign = Campaign(tmp_path, frames=3)
     stars, registrations, cells, reference = campaign.write(3)
     with pytest.raises(StackingError, match=r"light_0000.fits is not registered"):
-        normalize(stars, registrations, cells[1:], reference, {}, str(tmp_path / "out"))
+        normalize(stars, registrations, cells[1:], reference, FEW, str(tmp_path / "out"))
+
+
+def test_too_few_registered_frames_are_refused(tmp_path):
+    campaign = Campaign(tmp_path, frames=4)
+    limit = {"minimum_frames": 5, "allow_few": False}
+    with pytest.raises(StackingError, match=r"only 4 frames could be registered.*minimum_frames is 5"):
+        normalize(*campaign.write(), {"mode": limit}, str(tmp_path / "out"))
+    normalize(*campaign.write(), {"mode": limit | {"allow_few": True}}, str(tmp_path / "out"))
 
 
 def test_no_frame_at_all_is_one_line(tmp_path):

@@ -72,5 +72,5 @@ def test_the_grid_is_that_of_the_reference_and_of_the_frames_sharpness(tmp_path,
     metrics, reference, output = (str(tmp_path / name) for name in ("g.npz", "r.json", "grid.json"))
     tables.save(metrics, {"fwhm_px": known}, quality=np.zeros(3))
     tables.write_json(reference, {"width": 700, "height": 900, "fwhm_px": of_reference})
-    tiles.make_grid(metrics, reference, {}, output)
+    tiles.make_grid(metrics, reference, output)
     assert tables.read_json(output) == tiles.plan(700, 900, used)

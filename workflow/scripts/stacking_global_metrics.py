@@ -1,24 +1,16 @@
-"""Phase 4: SETTINGS (JSON) OUTPUT NORMALIZATION --stars FILE... --registrations FILE... --cells FILE..."""
+"""Phase 4: SETTINGS (JSON) OUTPUT NORMALIZATION CELLS..."""
 
 import json
 import sys
 
-from ripresa.families.stacking.commands import grouped, reported
+from ripresa.families.stacking.commands import reported
 from ripresa.families.stacking.global_metrics import measure
 
 
-def main(words: list[str]) -> None:
-    (settings, output, normalization), lists = grouped(words)
+def main(settings: str, output: str, normalization: str, *cells: str) -> None:
     with reported():
-        measure(
-            lists["stars"],
-            lists["registrations"],
-            lists["cells"],
-            normalization,
-            json.loads(settings),
-            output,
-        )
+        measure(list(cells), normalization, json.loads(settings), output)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

@@ -1,27 +1,18 @@
-"""Phase 6: SETTINGS (JSON) OUTPUT NORMALIZATION GLOBAL_METRICS TILE_GRID
---stars FILE... --registrations FILE... --cells FILE..."""
+"""Phase 6: SETTINGS (JSON) OUTPUT NORMALIZATION GLOBAL_METRICS TILE_GRID CELLS..."""
 
 import json
 import sys
 
-from ripresa.families.stacking.commands import grouped, reported
+from ripresa.families.stacking.commands import reported
 from ripresa.families.stacking.local_metrics import measure
 
 
-def main(words: list[str]) -> None:
-    (settings, output, normalization, global_metrics, tile_grid), lists = grouped(words)
+def main(
+    settings: str, output: str, normalization: str, global_metrics: str, tile_grid: str, *cells: str
+) -> None:
     with reported():
-        measure(
-            lists["stars"],
-            lists["registrations"],
-            lists["cells"],
-            normalization,
-            global_metrics,
-            tile_grid,
-            json.loads(settings),
-            output,
-        )
+        measure(list(cells), normalization, global_metrics, tile_grid, json.loads(settings), output)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

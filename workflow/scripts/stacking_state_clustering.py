@@ -1,4 +1,4 @@
-"""Phase 8: SETTINGS (JSON) OUTPUT GLOBAL_METRICS LOCAL_METRICS REFERENCE."""
+"""Phase 8: SETTINGS (JSON) OUTPUT GLOBAL_METRICS LOCAL_METRICS."""
 
 import json
 import sys
@@ -7,9 +7,9 @@ from ripresa.families.stacking.clustering import cluster
 from ripresa.families.stacking.commands import reported
 
 
-def main(settings: str, output: str, global_metrics: str, local_metrics: str, reference: str) -> None:
+def main(settings: str, output: str, global_metrics: str, local_metrics: str) -> None:
     with reported():
-        cluster(global_metrics, local_metrics, reference, json.loads(settings), output)
+        cluster(global_metrics, local_metrics, json.loads(settings), output)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from ripresa.families.stacking.tiles import make_grid
 
 def main(output: str, global_metrics: str, reference: str) -> None:
     with reported():
-        make_grid(global_metrics, reference, {}, output)
+        make_grid(global_metrics, reference, output)
 
 
 if __name__ == "__main__":

@@ -18,20 +18,19 @@ RESTARTS = 8
 FAR = 5.0
 
 
-def cluster(
-    global_metrics: str, local_metrics: str, reference: str, settings: Mapping[str, Any], output: str
-) -> None:
+def cluster(global_metrics: str, local_metrics: str, settings: Mapping[str, Any], output: str) -> None:
     """Write ``output`` as JSON: ``mode``, ``k``, ``labels`` {frame name: cluster from 0}, and ``quality``
     [k], the mean weight of each cluster's frames, best first. In reduced mode k is 0.
 
     Clusters of the state (G, mean Q, var Q, B, sigma) are common to all channels.
-    ``settings["clusters"]``: ``minimum`` and ``maximum`` number of clusters.
+    ``settings``: ``clusters`` with the ``minimum`` and ``maximum`` number of clusters, ``mode`` with
+    ``full_from``, the number of registered frames from which on the mode is ``full`` and not ``reduced``.
     """
-    mode = tables.read_json(reference)["mode"]
+    about, whole = tables.load(global_metrics, "weight", "background", "noise")
+    mode = "full" if len(about["frames"]) >= settings["mode"]["full_from"] else "reduced"
     labels: dict[str, int] = {}
     quality: list[float] = []
     if mode == "full":
-        about, whole = tables.load(global_metrics, "weight", "background", "noise")
         _, local = tables.load(local_metrics, "mean_quality", "var_quality", "weights")
         names = [frame["name"] for frame in about["frames"]]
         state = np.column_stack(

@@ -22,8 +22,6 @@ SAMPLE = 64
 
 
 def measure(
-    stars: list[str],
-    registrations: list[str],
     cells: list[str],
     normalization: str,
     settings: Mapping[str, Any],

@@ -39,8 +39,6 @@ NOISE_FLOOR = 1e-3
 
 
 def measure(
-    stars: list[str],
-    registrations: list[str],
     cells: list[str],
     normalization: str,
     global_metrics: str,

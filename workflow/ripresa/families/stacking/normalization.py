@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ripresa.families.stacking import StackingError, celltables, crossmatch, tables
 from ripresa.families.stacking.celltables import Cells
 from ripresa.families.stacking.crossmatch import Catalogue
+from ripresa.families.stacking.plan import check_number
 from ripresa.families.stacking.robust import Floats, fit, inflation, location, median, quadratic, spread
 
 # Stars that scale a frame: none with a flux worse known than this (relative), and not fewer than this many.
@@ -49,9 +50,11 @@ def normalize(
     ``about["frames"]``: name, stars_used, stars_matched, stars_detected, scale_from (``reference``,
     ``stars``, ``exposure``, ``background`` or ``nothing``), scale_error (relative, of the worst channel, or
     null), background_terms (how many terms of the offset were fitted).
+
+    ``settings["mode"]``: ``minimum_frames``, ``allow_few``. Raises StackingError if too few are registered.
     """
-    del settings  # nothing about this is a matter of taste
     cell = celltables.read(cells, "background")
+    check_number(len(cell.names), settings["mode"], "frames could be registered")
     grid = tables.read_json(reference)
     if grid["name"] not in cell.names:
         raise StackingError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,9 @@ OVERLAP = 0.25
 DEFAULT_FWHM = 3.0
 
 
-def make_grid(global_metrics: str, reference: str, settings: Mapping[str, Any], output: str) -> None:
+def make_grid(global_metrics: str, reference: str, output: str) -> None:
     """Write the grid as JSON: tile size and overlap in px, first pixels of the tiles along x and y, width,
     height, and the FWHM it was made for."""
-    del settings
     about, _ = tables.load(global_metrics, "quality")
     frame = tables.read_json(reference)
     fwhm = about["fwhm_px"] or frame.get("fwhm_px") or DEFAULT_FWHM
