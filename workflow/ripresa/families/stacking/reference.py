@@ -4,14 +4,13 @@ Chosen by quality and by its place in the drift, so that neither the order of th
 matter.
 """
 
-import json
 import math
 from collections import Counter
 from typing import Any
 
 import numpy as np
 
-from ripresa.families.stacking import StackingError, matching, startable, transforms
+from ripresa.families.stacking import StackingError, matching, startable, tables, transforms
 from ripresa.families.stacking.plan import check_number
 from ripresa.families.stacking.startable import FrameStars
 
@@ -32,7 +31,7 @@ def choose(star_tables: list[str], settings: dict[str, Any], output: str) -> Non
 
     Raises StackingError if the wanted frame is not there or cannot be used, or if there are too few frames.
     """
-    tables = {frame.name: path for path in star_tables for frame in startable.read(path)}
+    table = {frame.name: path for path in star_tables for frame in startable.read(path)}
     frames = sorted(
         (frame for path in star_tables for frame in startable.read(path)), key=lambda frame: frame.name
     )
@@ -55,13 +54,12 @@ def choose(star_tables: list[str], settings: dict[str, Any], output: str) -> Non
             column: getattr(chosen, column)[:STARS].tolist()
             for column in ("x", "y", "flux", "snr", "fwhm", "r50")
         },
-        "hot_index": startable.bad_pixels(tables[chosen.name], chosen.name).tolist(),
+        "hot_index": startable.bad_pixels(table[chosen.name], chosen.name).tolist(),
         "fwhm_px": _median_fwhm(alike),
         "frames": len(alike),
         "mode": ("full" if len(alike) >= mode["full_from"] else "reduced") if mode else None,
     }
-    with open(output, "w", encoding="utf-8") as file:
-        json.dump(document, file, sort_keys=True, allow_nan=False)
+    tables.write_json(output, document)
 
 
 def group(facts: dict[str, Any]) -> tuple[Any, ...]:

@@ -4,12 +4,11 @@ Each frame is compared with the reference alone, so the result does not depend o
 Pixels are read only of frames that their stars cannot place well.
 """
 
-import json
 from typing import Any
 
 import numpy as np
 
-from ripresa.families.stacking import matching, startable, transforms
+from ripresa.families.stacking import matching, startable, tables, transforms
 from ripresa.families.stacking.matching import Match, Points
 from ripresa.families.stacking.progress import report
 from ripresa.families.stacking.reference import group
@@ -31,17 +30,14 @@ def register(stars: str, reference: str, masters: str | None, settings: dict[str
     reference px to frame px)}. Raises StackingError if a frame that has to be read again is no longer what it
     was.
     """
-    with open(reference, encoding="utf-8") as file:
-        chosen = json.load(file)
+    chosen = tables.read_json(reference)
     registrar = Registrar(chosen, masters, stars, settings["registration"])
     frames = sorted(startable.read(stars), key=lambda frame: frame.name)
     entries = []
     for number, frame in enumerate(frames):
         entries.append(registrar.register(frame))
         report(number + 1, len(frames))
-    with open(output, "w", encoding="utf-8") as file:
-        json.dump({"frames": entries}, file, indent=1, allow_nan=False)
-        file.write("\n")
+    tables.write_json(output, {"frames": entries})
 
 
 class Registrar:
