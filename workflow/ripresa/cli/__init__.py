@@ -1,7 +1,8 @@
 """The command `ripresa`: what a campaign did and will do, and what a person should do (docs/commands.md).
 
-Every command is a module of its name with a function ``answer(arguments) -> Answer``; it is imported
-when it is called, so that `ripresa status` need not wait for what only `ripresa doctor` uses.
+Every command is a module with a function ``answer(arguments) -> Answer``, of its name unless `arguments`
+says otherwise; it is imported when it is called, so that `ripresa status` need not wait for what only
+`ripresa doctor` uses.
 """
 
 import importlib
@@ -15,14 +16,15 @@ def main(argv: list[str] | None = None) -> int:
     """Answer one command; returns 0 for fine, 1 if something failed or is invalid, 2 for wrong usage."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    words = sys.argv[1:] if argv is None else argv
     try:
         from ripresa.cli.arguments import parse
 
-        arguments = parse(sys.argv[1:] if argv is None else argv)
-        answer: Answer = importlib.import_module(f"ripresa.cli.{arguments.command}").answer(arguments)
+        arguments = parse(words)
+        answer: Answer = importlib.import_module(f"ripresa.cli.{arguments.module}").answer(arguments)
         return _print(answer, json=arguments.json)
     except Refusal as error:
-        return _say(str(error), error.code)
+        return _refuse(error, json="--json" in words)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -35,6 +37,12 @@ def main(argv: list[str] | None = None) -> int:
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return _say(f"stopped by a mistake of its own: {reason}; RIPRESA_TRACEBACK=1 shows where", 1)
+
+
+def _refuse(error: Refusal, *, json: bool) -> int:
+    if json:
+        _print(Answer(error.document, tuple), json=True)
+    return _say(str(error), error.code)
 
 
 def _print(answer: Answer, *, json: bool) -> int:

@@ -10,20 +10,29 @@ from ripresa.journal import clock
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _STYLES = {
-    **dict.fromkeys(("COMPLETED", "ok", "published", "adopted"), "green"),
-    **dict.fromkeys(("FAILED", "QUARANTINED", "fail", "failed", "changed", "missing"), "bold red"),
-    **dict.fromkeys(("WAITING", "STALE", "warn", "interrupted"), "yellow"),
-    "RUNNING": "bold cyan",
-    "SKIPPED": "dim",
+    **dict.fromkeys(("COMPLETED", "ok", "published", "adopted", "done", "stacked"), "green"),
+    **dict.fromkeys(("FAILED", "QUARANTINED", "fail", "failed", "changed", "missing", "bad"), "bold red"),
+    **dict.fromkeys(("WAITING", "STALE", "warn", "interrupted", "stopped", "excluded"), "yellow"),
+    **dict.fromkeys(("RUNNING", "running"), "bold cyan"),
+    **dict.fromkeys(("SKIPPED", "skipped", "pending"), "dim"),
 }
 
 
 class Refusal(Exception):
-    """Ends a command with a message for people, one line a problem; ``code`` 2 is wrong usage, 1 all else."""
+    """Ends a command with a message for people, one line a problem; ``code`` 2 is wrong usage, 1 all else.
 
-    def __init__(self, message: str, code: int = 2) -> None:
+    ``name`` is the stable name of the error for programs (docs/commands.md).
+    """
+
+    def __init__(self, message: str, code: int = 2, name: str | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.name = name or ("USAGE" if code == 2 else "FAILED")
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The error as ``--json`` has it."""
+        return {"error": {"code": self.name, "message": str(self)}}
 
 
 class Table(NamedTuple):

@@ -24,7 +24,8 @@ def chosen(arguments: argparse.Namespace) -> Run:
     if not os.path.isdir(run.dir):
         known = existing()
         others = f"; there is {', '.join(known[:5])}" if known else ""
-        raise Refusal(f"{run.dir} does not exist: run '{run.run_id}' has not started here{others}")
+        message = f"{run.dir} does not exist: run '{run.run_id}' has not started here{others}"
+        raise Refusal(message, name="RUN_NOT_FOUND")
     return run
 
 
@@ -46,17 +47,26 @@ def existing() -> list[str]:
 
 @cache
 def configured(run_id: str | None = None) -> dict[str, Any]:
-    """The configuration here (for another ``run_id``); refuses with all that is wrong with it."""
-    if not os.path.isdir(CONFIG):
-        raise Refusal(
-            f"{CONFIG}/ does not exist here; call ripresa from the checkout, or name a run with --run"
-        )
-    from ripresa.configuration import ConfigurationError, load
+    """The configuration here (for another ``run_id``, or of a run that has its own).
 
+    Refuses with all that is wrong with it.
+    """
+    if not os.path.isdir(CONFIG):
+        message = f"{CONFIG}/ does not exist here; call ripresa from the checkout, or name a run with --run"
+        raise Refusal(message, name="CONFIG_MISSING")
+    from ripresa.configuration import ConfigurationError, load
+    from ripresa.configuration.reading import read
+
+    own = own_configuration(run_id) if run_id else ""
     try:
-        return load(CONFIG, {"run_id": run_id} if run_id else None)
+        return load(CONFIG, read(own) if os.path.isfile(own) else {"run_id": run_id} if run_id else None)
     except ConfigurationError as error:
-        raise Refusal(str(error)) from None
+        raise Refusal(str(error), name="CONFIG_INVALID") from None
+
+
+def own_configuration(run_id: str) -> str:
+    """The configuration that a run has for itself, where a command made one: see `ripresa stack run`."""
+    return f"{RUNS}/{run_id}/campaign.yaml"
 
 
 def targets(run: Run) -> list[str]:
@@ -94,7 +104,8 @@ def find(run: Run, word: str) -> list[str]:
         matches = compile(translate(inside if inside and word.startswith(run.dir) else word)).match
         found = [target for target in units if matches(target) or matches(target.rpartition("/")[2])]
     if not found:
-        raise Refusal(f"no unit of run '{run.run_id}' is called {printable(word)!r}{_similar(word, units)}")
+        message = f"no unit of run '{run.run_id}' is called {printable(word)!r}{_similar(word, units)}"
+        raise Refusal(message, name="UNIT_NOT_FOUND")
     return found
 
 

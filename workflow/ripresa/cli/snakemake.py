@@ -10,7 +10,7 @@ from itertools import takewhile
 from ripresa.cli import runs
 from ripresa.cli.answers import printable
 
-_STACK = ("Traceback ", "During handling of ", "The above exception ")
+_STACK = ("Traceback ", "During handling of ", "The above exception ", 'File "')
 _ERROR = re.compile(r"^\w*(Error|Exception)\b|: error: ")
 
 
@@ -18,11 +18,8 @@ def call(
     arguments: argparse.Namespace, *options: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Call Snakemake here, for the run that the arguments name; all it says is kept as its stdout."""
-    words = [sys.executable, "-m", "snakemake", "--nocolor", *options]
-    if arguments.run is not None and os.path.isdir(runs.CONFIG):
-        words += ["--config", f"run_id={arguments.run}"]
     return subprocess.run(
-        words,
+        [sys.executable, "-m", "snakemake", "--nocolor", *options, *configuration(arguments.run)],
         env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -31,6 +28,15 @@ def call(
         errors="replace",
         check=False,
     )
+
+
+def configuration(run_id: str | None) -> list[str]:
+    """The options that make Snakemake use the configuration of a run, None: the configured one."""
+    if run_id is None:
+        return []
+    if os.path.isfile(own := runs.own_configuration(run_id)):
+        return ["--configfile", own]
+    return ["--config", f"run_id={run_id}"] if os.path.isdir(runs.CONFIG) else []
 
 
 def error(text: str) -> str:

@@ -31,7 +31,8 @@ def resolve(
 
     ``directory`` holds config.yaml, <family>.yaml for each family that it names, and recovery.yaml (may be
     absent). ``config`` is what Snakemake was given by ``--config`` and ``--configfile``, with or without what
-    it read from config.yaml; its values win over the files, mappings key by key, all else as a whole.
+    it read from config.yaml; its values win over the files, mappings key by key, all else as a whole. With
+    ``standalone: true`` it is the whole configuration, and of the files only recovery.yaml is read.
     ``source`` is what messages call its origin. Returns {run_id, strict_resume, families, recovery,
     <family>: ...} in plain dicts and lists. Raises ConfigurationError with every problem of every file.
     """
@@ -45,7 +46,8 @@ class _Resolution:
         self.directory, self.source = directory, source
         self.problems: list[Problem] = []
         self.unreadable: set[str] = set()
-        main = self._read("config", ())
+        self.standalone = config.get("standalone") is True
+        main = {} if self.standalone else self._read("config", ())
         # Snakemake may have read the same file, with what makes it unreadable.
         overrides = {} if self.unreadable else self._overrides(config)
         top = merged(main, overrides)
@@ -105,13 +107,14 @@ class _Resolution:
 
     def _section(self, name: str, *, inline: bool) -> Config | None:
         """What the file of a section says; None for no file, which an inline section may do without."""
-        if os.path.lexists(self._file(name)):
+        if os.path.lexists(self._file(name)) and (name == "recovery" or not self.standalone):
             return self._read(name, (name,))
         if not inline and name != "recovery":
             hint = similar(name, self._others()) or f"; create it, or take {name!r} out of families"
-            self.problems.append(
-                Problem(self._file(name), "", f"does not exist, but families has {name!r}{hint}")
-            )
+            problem = Problem(self._file(name), "", f"does not exist, but families has {name!r}{hint}")
+            if self.standalone:
+                problem = Problem(self.source, name, "is missing, but families has it; add the section")
+            self.problems.append(problem)
             self.unreadable.add(name)
         return None
 
