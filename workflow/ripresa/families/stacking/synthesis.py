@@ -142,17 +142,25 @@ def _group(
             for f in range(count):
                 normalise(samples[f, r, start:end], terms[f], u[start:end], strip)
                 weigh(of_tile[f], reach, windows, reached, w)
-                of_w = sum_w[labels[f] * LANES : (labels[f] + 1) * LANES]
-                of_wv = sum_wv[labels[f] * LANES : (labels[f] + 1) * LANES]
-                for p in range(LANES):
-                    v = strip[p]
-                    good = (v >= least[p]) & (v <= most[p])
-                    a = w[p] if good else np.float32(0)
-                    of_w[p] += a
-                    of_wv[p] += a * (v - base[p]) if good else np.float32(0)
+                at = labels[f] * LANES
+                _add(strip, w, base, least, most, sum_w[at : at + LANES], sum_wv[at : at + LANES])
             for j in range(k):
                 for p in range(end - start):
                     total = sum_w[j * LANES + p]
                     known = total > 0
                     out[r, j, c, 0, start + p] = base[p] + sum_wv[j * LANES + p] / total if known else np.nan
                     out[r, j, c, 1, start + p] = total
+
+
+@njit(cache=True, nogil=True)
+def _add(values: Any, weights: Any, base: Any, least: Any, most: Any, sum_w: Any, sum_wv: Any) -> None:
+    """Add the accepted values of a strip, relative to ``base``, and their weights; both are overwritten."""
+    # Several short loops: compilers make vector code of loops over few arrays only.
+    for p in range(LANES):
+        v = values[p]
+        weights[p] = weights[p] if (v >= least[p]) & (v <= most[p]) else np.float32(0)
+    for p in range(LANES):
+        values[p] = values[p] - base[p] if weights[p] > 0 else np.float32(0)
+    for p in range(LANES):
+        sum_w[p] += weights[p]
+        sum_wv[p] += weights[p] * values[p]
