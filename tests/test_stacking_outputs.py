@@ -333,6 +333,12 @@ def test_colours_stay(tmp_path):
     assert (shown[0] > shown[1] + 50).all()
 
 
+def test_a_coloured_sky_becomes_grey(tmp_path):
+    image = np.repeat(picture(stars=10), 3, axis=0)
+    green = image + np.array([0, 200, -50], np.float32)[:, None, None]
+    assert np.abs(preview.stretch(green).astype(int) - preview.stretch(image)).max() <= 1
+
+
 def test_large_images_become_small_pictures(tmp_path):
     image = np.tile(picture(stars=0), (1, 30, 4))[:, :4100, :900]
     preview.write(f"{tmp_path}/a.png", image)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, RED, GREY = "#2166ac", "#e08214", "#b2182b", "#666666"  # told apart by colour-blind readers too
-WIDTH = 8.0  # inches
+WIDTH, HIGHEST = 8.0, 10.0  # inches
 DPI = 110
 NAMED = 3  # frames that stand out are named, so many
 LONGEST = 600  # px, of the map of rejections
@@ -101,7 +101,7 @@ def _tiles(evidence: Evidence, sources: Sources) -> Figure:
     share = np.array([frame.weight_share or 0.0 for frame in evidence.stacked])
     best, worst = int(np.argmax(share)), int(np.argmin(share))
     shape = evidence.grid["height"] / evidence.grid["width"]
-    figure = _figure(max(3.2, WIDTH * shape + 1.4))
+    figure = _figure(min(max(3.2, WIDTH * shape + 1.4), HIGHEST))
     axes = figure.subplots(2, 2)
     rows: list[tuple[str, NDArray[Any], str]] = [
         ("weight (1: the mean frame there)", relative, "viridis"),
@@ -120,8 +120,9 @@ def _tiles(evidence: Evidence, sources: Sources) -> Figure:
 def _rejection(evidence: Evidence, sources: Sources) -> Figure:
     share = reduced(_rejected_share(sources.reconstructions), LONGEST)[0]
     shape = evidence.grid["height"] / evidence.grid["width"]
-    figure = _figure(2.4 + 0.8 * WIDTH * shape)
-    above, below = figure.subplots(2, 1, height_ratios=[2.0, 0.8 * WIDTH * shape])
+    height = min(0.8 * WIDTH * shape, HIGHEST - 2.4)
+    figure = _figure(2.4 + height)
+    above, below = figure.subplots(2, 1, height_ratios=[2.0, height])
     percent = [None if f.rejected_fraction is None else 100 * f.rejected_fraction for f in evidence.stacked]
     times, label = _times(evidence)
     _series(above, times, ("rejected (%)", percent, BLUE), evidence)

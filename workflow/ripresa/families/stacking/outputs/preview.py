@@ -21,7 +21,8 @@ def midtones(values: NDArray[np.float32], balance: float) -> NDArray[np.float32]
 
 
 def stretch(image: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """8-bit values of an image [C, y, x]; the channels are stretched alike, so that colours stay.
+    """8-bit values of an image [C, y, x]. The sky is made grey, then all channels are stretched alike, so
+    that the colours of stars stay.
 
     Black is 2.8 sigma (from the median absolute deviation) below the median, the background becomes a quarter
     of white, the brightest pixel is white: the automatic stretch of PixInsight's STF and of Siril.
@@ -31,16 +32,16 @@ def stretch(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     sample = sample[:, np.isfinite(sample).all(axis=0)]
     if not sample.size:
         return np.zeros(image.shape, np.uint8)
-    medians = np.median(sample, axis=1)
-    sigma = 1.4826 * np.median(np.abs(sample - medians[:, None]), axis=1)
-    black, white = float((medians + SHADOWS * sigma).mean()), float(np.nanmax(image))
-    middle = float(medians.mean())
+    sky = np.median(sample, axis=1)[:, None, None]
+    sigma = float(1.4826 * np.median(np.abs(sample - sky[:, 0]), axis=1).mean())
+    above = image - sky.astype(np.float32)
+    black, white = SHADOWS * sigma, float(np.nanmax(above))
     if not white > black:
         return np.full(image.shape, round(255 * TARGET), np.uint8)
-    scaled = (image - np.float32(black)) * np.float32(1 / (white - black))
+    scaled = (above - np.float32(black)) * np.float32(1 / (white - black))
     np.nan_to_num(scaled, copy=False, nan=0.0)
     np.clip(scaled, 0, 1, out=scaled)
-    background = np.float32((middle - black) / (white - black))
+    background = np.float32(-black / (white - black))
     # The balance that puts the background at TARGET is the transfer function of the background itself.
     balance = float(midtones(np.array([background], np.float32), TARGET)[0]) if background > 0 else 0.5
     return np.asarray(midtones(scaled, min(max(balance, 1e-6), 1 - 1e-6)) * 255 + 0.5).astype(np.uint8)
