@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from ripresa.families.stacking import star_kernels
 from ripresa.families.stacking.star_kernels import (
+    CXX,
+    CXY,
+    CYY,
     ELONGATION,
     FLAG,
     FWHM,
     FWHM_PER_SIGMA,
     PEAK,
-    R50,
     SATURATED,
     SNR,
     STAR,
@@ -37,6 +39,7 @@ THRESHOLD = 4.0  # of a peak, in sigma of the smoothed background
 BRIGHT = 120  # peaks that the size of the PSF is found from
 FEW_UNSATURATED = 12  # with fewer than this, saturated stars are better than none
 TYPICAL_HALF_MAXIMUM = 0.92  # see _half_maximum
+TYPICAL_R50 = 0.6  # half-light radius over FWHM
 FEW = 40  # with fewer stars than this, larger smoothing is tried as well
 APERTURE = 2.25  # radius of the photometric aperture, FWHM
 SKY = (3.0, 4.5)  # radii of the annulus whose median is a star's local sky, FWHM
@@ -114,8 +117,9 @@ def sky(plane: Image) -> tuple[Image, float, float, int]:
     if not finite.all():
         sample[~finite] = np.median(sample[finite]) if finite.any() else 0.0
     mesh = min(32, *sample.shape)
+    if sample.min() == sample.max():  # sep would say a noise of one
+        return np.full(sample.shape, sample[0, 0], np.float32), float(sample[0, 0]), 0.0, step
     background = sep.Background(sample, bw=mesh, bh=mesh)
-    # The scatter within cells, not sep's own figure: that one is zero where a cell's values are all equal.
     level, noise = float(background.globalback), float(background.globalrms)
     return background.back(dtype=np.float32), level, noise, step
 
@@ -137,28 +141,36 @@ def detect(
     backgrounds, noises = _channel_levels(image, colours, level, noise)
     candidates = _candidates(plane, coarse, noise, step, limit)
     rows = _measured(plane, candidates, noise, saturation, limit)
-    x, y, fwhm, r50 = rows[:, X], rows[:, Y], rows[:, FWHM], rows[:, R50]
+    x, y, fwhm = rows[:, X], rows[:, Y], rows[:, FWHM]
+    covariance = rows[:, [CXX, CXY, CYY]]
     if colours[0, 0] >= 0:
         x, y = 2.0 * x + 0.5, 2.0 * y + 0.5
+        covariance = 4.0 * covariance - np.array([SUPERPIXEL_VARIANCE, 0.0, SUPERPIXEL_VARIANCE])
         narrower = 1.0 - SUPERPIXEL_VARIANCE * (FWHM_PER_SIGMA / np.maximum(2.0 * fwhm, 0.1)) ** 2
-        narrower = np.sqrt(np.maximum(narrower, 0.25))
-        fwhm, r50 = 2.0 * fwhm * narrower, 2.0 * r50 * narrower
+        fwhm = 2.0 * fwhm * np.sqrt(np.maximum(narrower, 0.25))
     size = float(np.median(fwhm)) if len(x) else 1.0
-    radii = (APERTURE * size, SKY[0] * size + 1.0, SKY[1] * size + 2.0)
-    flux = star_kernels.fluxes(image, colours, np.ascontiguousarray(x), np.ascontiguousarray(y), *radii)
+    x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
+    flux, around = star_kernels.fluxes(
+        image, colours, x, y, APERTURE * size, SKY[0] * size + 1.0, SKY[1] * size + 2.0
+    )
     total = flux.sum(axis=1)
     order = np.lexsort((x, y, -total))
     order = order[total[order] > 0][:limit]  # without NaN
+    x, y, flux, around, fwhm = x[order], y[order], flux[order], around[order], fwhm[order]
+    r50 = star_kernels.half_light_radii(image, colours, x, y, flux, around, max(APERTURE * size, 3.0))
+    rows = rows[order]
+    factor = _half_maximum(image, colours, x, y, covariance[order], flux, around, rows[:, SNR])
+    fwhm = fwhm * factor
     return Stars(
-        x=x[order],
-        y=y[order],
-        flux=flux[order],
-        snr=rows[order, SNR],
-        fwhm=fwhm[order],
-        r50=r50[order],
-        elongation=rows[order, ELONGATION],
-        theta=rows[order, THETA],
-        peak=rows[order, PEAK],
+        x=x,
+        y=y,
+        flux=flux,
+        snr=rows[:, SNR],
+        fwhm=fwhm,
+        r50=np.where(np.isfinite(r50), r50, TYPICAL_R50 * fwhm),
+        elongation=rows[:, ELONGATION],
+        theta=rows[:, THETA],
+        peak=rows[:, PEAK],
         background=backgrounds,
         noise=noises,
     )
@@ -231,9 +243,7 @@ def _measured(plane: Image, peaks: Vector, noise: float, saturation: float | Non
     rows = _plausible(rows[rows[:, FLAG] == STAR])
     order = np.lexsort((rows[:, X], rows[:, Y], -rows[:, SNR]))
     rows = rows[order]
-    rows = rows[star_kernels.apart(np.ascontiguousarray(rows[:, :2]), 0.7 * FWHM_PER_SIGMA * sigma)]
-    rows[:, FWHM] *= _half_maximum(plane, rows)
-    return rows
+    return rows[star_kernels.apart(np.ascontiguousarray(rows[:, :2]), 0.7 * FWHM_PER_SIGMA * sigma)]
 
 
 def _full_level(plane: Image, peaks: Vector) -> float:
@@ -263,17 +273,29 @@ def _plausible(rows: Vector) -> Vector:
     return rows[keep]
 
 
-def _half_maximum(plane: Image, rows: Vector) -> float:
+def _half_maximum(
+    image: Image,
+    colours: NDArray[np.int64],
+    x: Vector,
+    y: Vector,
+    covariance: Vector,
+    flux: Vector,
+    sky: Vector,
+    snr: Vector,
+) -> float:
     """The frame's true FWHM relative to that of Gaussians with the windowed moments of its stars.
 
     Wings widen the moments: by 10 % for a Moffat profile with beta = 3.5. The profile has one shape on all of
     a frame, so the bright stars tell it: ln of their common profile is fitted by a quadratic in s (squared
     distance over variance), whose drop by ln 2 is where half of the height is.
     """
-    bright = rows[(rows[:, SNR] > 60.0)][:60]
+    clear = (flux > 0).all(axis=1) & (covariance[:, 0] * covariance[:, 2] > covariance[:, 1] ** 2)
+    bright = np.flatnonzero((snr > 60.0) & clear)[:60]
     if len(bright) < 3:
         return TYPICAL_HALF_MAXIMUM
-    s, value = star_kernels.profile(plane, np.ascontiguousarray(bright), 2.6)
+    s, value = star_kernels.profile(
+        image, colours, x[bright], y[bright], covariance[bright], flux[bright], sky[bright], 2.6
+    )
     good = value > 0.05
     s, log = s[good], np.log(value[good])
     weight = value[good] ** 2  # of ln(value) with noise independent of the value

@@ -78,9 +78,9 @@ class Match:
 
 
 def position_errors(fwhm: Vector, snr: Vector) -> Vector:
-    """Standard deviation in px of a star's coordinates: sigma of the PSF over the signal-to-noise ratio (the
-    photon limit of a Gaussian PSF on a bright sky is just this)."""
-    return np.clip(fwhm / 2.3548 / np.maximum(snr, 1.0), 1e-3, 2.0)
+    """Standard deviation in px of a star's coordinates: sqrt(2) sigma of the PSF over the signal-to-noise
+    ratio, the Cramer-Rao bound of a Gaussian PSF on a bright sky."""
+    return np.clip(math.sqrt(2.0) * fwhm / 2.3548 / np.maximum(snr, 1.0), 1e-3, 2.0)
 
 
 def match(

@@ -17,7 +17,7 @@ FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 STAR, NO_LIGHT, NOT_COMPACT, SATURATED, SINGLE_PIXEL, FAINT = range(6)
 
 # Columns of `shapes`.
-X, Y, FWHM, R50, ELONGATION, THETA, PEAK, SNR, CXX, CXY, CYY, SKY, FLAG = range(13)
+X, Y, FWHM, ELONGATION, THETA, PEAK, SNR, CXX, CXY, CYY, FLAG = range(11)
 
 _RING = 192  # pixels that are enough for the median of an annulus
 _SKY_PIXELS = 512  # the same for photometry
@@ -148,7 +148,7 @@ def _box(plane: Image, x: int, y: int) -> float:
 
 @njit(cache=True, nogil=True)
 def shapes(plane: Image, candidates: Vector, sigma: float, noise: float, full: float) -> Vector:
-    """Position and shape of each candidate in a circular Gaussian window of ``sigma`` px: [n, 13], see the
+    """Position and shape of each candidate in a circular Gaussian window of ``sigma`` px: [n, 11], see the
     names above.
 
     With a Gaussian star of covariance C the windowed second moments are M = (1/C + 1/sigma^2)^-1, which is
@@ -158,12 +158,10 @@ def shapes(plane: Image, candidates: Vector, sigma: float, noise: float, full: f
     fwhm = FWHM_PER_SIGMA * sigma
     reach = math.ceil(max(_WINDOW * sigma, 2.5)) + 1
     inner, outer = max(3.0 * fwhm, 5.0) + 1.0, max(4.5 * fwhm, 8.0) + 2.0
-    aperture = max(2.25 * fwhm, 3.0)
     ring = np.empty(_RING, np.float64)
     wx, wy = np.empty(2 * reach + 1), np.empty(2 * reach + 1)
-    growth = np.empty(math.ceil(aperture * _STEPS_PER_PX) + 2)
     inverse = 1.0 / (sigma * sigma)
-    out = np.zeros((len(candidates), 13), np.float64)
+    out = np.zeros((len(candidates), 11), np.float64)
     for k in range(len(candidates)):
         row = out[k]
         row[FLAG] = NO_LIGHT
@@ -197,7 +195,7 @@ def shapes(plane: Image, candidates: Vector, sigma: float, noise: float, full: f
         row[X], row[Y], row[FWHM], row[ELONGATION] = x, y, FWHM_PER_SIGMA * size, major / minor
         row[THETA] = 0.5 * math.atan2(2.0 * cxy, cxx - cyy)
         row[PEAK], row[SNR] = top - base, flux / (local * math.sqrt(4.0 * math.pi) * size)
-        row[CXX], row[CXY], row[CYY], row[SKY] = cxx, cxy, cyy, base
+        row[CXX], row[CXY], row[CYY] = cxx, cxy, cyy
         if top >= full:
             row[FLAG] = SATURATED
         elif top - base > 5.0 * local and around < 0.6 * (top - base):
@@ -206,7 +204,6 @@ def shapes(plane: Image, candidates: Vector, sigma: float, noise: float, full: f
             row[FLAG] = FAINT
         else:
             row[FLAG] = STAR
-            row[R50] = _half_light(plane, x, y, base, aperture, growth, 0.5 * row[FWHM])
     return out
 
 
@@ -285,66 +282,92 @@ def _top(plane: Image, x: float, y: float, base: float) -> tuple[float, float]:
 
 
 @njit(cache=True, nogil=True)
-def _half_light(
-    plane: Image, x: float, y: float, base: float, aperture: float, growth: Vector, otherwise: float
-) -> float:
-    """Radius that holds half of the light within ``aperture``; a pixel counts by how much of it lies
-    inside."""
-    height, width = plane.shape
-    growth[:] = 0.0
-    last = len(growth) - 1
+def half_light_radii(
+    image: Image, colours: NDArray[np.int64], x: Vector, y: Vector, flux: Vector, sky: Vector, aperture: float
+) -> Vector:
+    """Radius of each star that holds half of its light within ``aperture``; a pixel counts by how much of it
+    lies inside.
+
+    Every pixel is taken relative to the star's flux in its colour, so a mosaic is as finely sampled as its
+    pixels are. NaN where no radius does.
+    """
+    planes, height, width = image.shape
+    mosaic = colours[0, 0] >= 0
+    last = math.ceil(aperture * _STEPS_PER_PX) + 1
+    growth = np.empty(last + 1)
     reach = math.ceil(aperture) + 1
-    cx, cy = round(x), round(y)
-    for i in range(max(cy - reach, 0), min(cy + reach + 1, height)):
-        for j in range(max(cx - reach, 0), min(cx + reach + 1, width)):
-            d = math.sqrt((j - x) ** 2 + (i - y) ** 2)
-            v = plane[i, j] - base
-            # growth[m] is the light within m / _STEPS_PER_PX; here its increments, summed up below.
-            before = 0.0
-            for m in range(max(int((d - 0.5) * _STEPS_PER_PX), 0), last + 1):
-                inside = min(max(m / _STEPS_PER_PX - d + 0.5, 0.0), 1.0)
-                growth[m] += v * (inside - before)
-                before = inside
-                if inside == 1.0:
-                    break
-    for m in range(1, last + 1):
-        growth[m] += growth[m - 1]
-    half = 0.5 * growth[last]
-    for m in range(1, last + 1):
-        if growth[m] >= half > growth[m - 1]:
-            return (m - 1 + (half - growth[m - 1]) / (growth[m] - growth[m - 1])) / _STEPS_PER_PX
-    return otherwise
+    out = np.full(len(x), np.nan)
+    for k in range(len(x)):
+        growth[:] = 0.0
+        cx, cy = round(x[k]), round(y[k])
+        for i in range(max(cy - reach, 0), min(cy + reach + 1, height)):
+            for j in range(max(cx - reach, 0), min(cx + reach + 1, width)):
+                d = math.sqrt((j - x[k]) ** 2 + (i - y[k]) ** 2)
+                v = 0.0
+                for plane in range(planes):
+                    c = colours[i & 1, j & 1] if mosaic else plane
+                    v += (image[plane, i, j] - sky[k, c]) / flux[k, c]
+                # growth[m] is the light within m / _STEPS_PER_PX; here its increments, summed up below.
+                before = 0.0
+                for m in range(max(int((d - 0.5) * _STEPS_PER_PX), 0), last + 1):
+                    inside = min(max(m / _STEPS_PER_PX - d + 0.5, 0.0), 1.0)
+                    growth[m] += v * (inside - before)
+                    before = inside
+                    if inside == 1.0:
+                        break
+        for m in range(1, last + 1):
+            growth[m] += growth[m - 1]
+        half = 0.5 * growth[last]
+        for m in range(1, last + 1):
+            if growth[m] >= half > growth[m - 1]:
+                out[k] = (m - 1 + (half - growth[m - 1]) / (growth[m] - growth[m - 1])) / _STEPS_PER_PX
+                break
+    return out
 
 
 @njit(cache=True, nogil=True)
-def profile(plane: Image, rows: Vector, reach: float) -> tuple[Vector, Vector]:
-    """Radial profile of some stars (rows of `shapes`) together: (s, value) of each pixel with s < ``reach``.
+def profile(
+    image: Image,
+    colours: NDArray[np.int64],
+    x: Vector,
+    y: Vector,
+    covariance: Vector,
+    flux: Vector,
+    sky: Vector,
+    reach: float,
+) -> tuple[Vector, Vector]:
+    """Radial profile of some stars together: (s, value) of each pixel with s < ``reach``.
 
-    s is the squared elliptical distance from the centre in units of the star's own covariance, values are in
-    units of a Gaussian's height with the same covariance and peak.
+    s is the squared elliptical distance from the centre in units of the star's ``covariance`` (rows xx, xy,
+    yy), values are in units of the height of a Gaussian with the same covariance and the star's flux in the
+    pixel's colour.
     """
-    height, width = plane.shape
-    s, value = np.empty(len(rows) * 400), np.empty(len(rows) * 400)
+    planes, height, width = image.shape
+    mosaic = colours[0, 0] >= 0
+    s, value = np.empty(len(x) * 1200), np.empty(len(x) * 1200)
     n = 0
-    for k in range(len(rows)):
-        row = rows[k]
-        determinant = row[CXX] * row[CYY] - row[CXY] ** 2
-        r = math.ceil(math.sqrt(reach * max(row[CXX], row[CYY])))
-        cx, cy = round(row[X]), round(row[Y])
+    for k in range(len(x)):
+        xx, xy, yy = covariance[k, 0], covariance[k, 1], covariance[k, 2]
+        determinant = xx * yy - xy * xy
+        unit = 2.0 * math.pi * math.sqrt(determinant)
+        r = math.ceil(math.sqrt(reach * max(xx, yy)))
+        cx, cy = round(x[k]), round(y[k])
         for i in range(max(cy - r, 0), min(cy + r + 1, height)):
             for j in range(max(cx - r, 0), min(cx + r + 1, width)):
-                dx, dy = j - row[X], i - row[Y]
-                d = (row[CYY] * dx * dx - 2.0 * row[CXY] * dx * dy + row[CXX] * dy * dy) / determinant
-                if d < reach and n < len(s):
-                    s[n], value[n] = d, (plane[i, j] - row[SKY]) / row[PEAK]
-                    n += 1
+                dx, dy = j - x[k], i - y[k]
+                d = (yy * dx * dx - 2.0 * xy * dx * dy + xx * dy * dy) / determinant
+                for plane in range(planes):
+                    if d < reach and n < len(s):
+                        c = colours[i & 1, j & 1] if mosaic else plane
+                        s[n], value[n] = d, unit * (image[plane, i, j] - sky[k, c]) / flux[k, c]
+                        n += 1
     return s[:n], value[:n]
 
 
 @njit(cache=True, nogil=True)
 def fluxes(
     image: Image, colours: NDArray[np.int64], x: Vector, y: Vector, radius: float, inner: float, outer: float
-) -> Vector:
+) -> tuple[Vector, Vector]:
     """Light within ``radius`` above the median of an annulus: [n, C]; of a mosaic as if each colour filled
     it.
 
@@ -354,7 +377,7 @@ def fluxes(
     planes, height, width = image.shape
     mosaic = colours[0, 0] >= 0
     channels = 3 if mosaic else planes
-    out = np.full((len(x), channels), np.nan, np.float64)
+    out, sky = np.full((len(x), channels), np.nan), np.full((len(x), channels), np.nan)
     ring = np.empty((channels, _SKY_PIXELS), np.float64)
     n = np.zeros(channels, np.int64)
     total, area = np.zeros(channels), np.zeros(channels)
@@ -388,10 +411,10 @@ def fluxes(
                         n[c] += 1
         for c in range(channels):
             if n[c] >= 8 and area[c] > 0:
-                base = np.median(ring[c, : n[c]])
+                sky[k, c] = np.median(ring[c, : n[c]])
                 filled = math.pi * radius * radius / area[c] if mosaic else 1.0
-                out[k, c] = (total[c] - base * area[c]) * filled
-    return out
+                out[k, c] = (total[c] - sky[k, c] * area[c]) * filled
+    return out, sky
 
 
 @njit(cache=True, nogil=True)
