@@ -182,9 +182,11 @@ def test_a_file_larger_than_what_is_read_at_once(tmp_path):
 
 def test_pixels_without_a_value_are_nan(tmp_path):
     data = pixels().astype(np.float32)
-    data[3, 4], data[5, 6] = np.nan, np.inf
+    data[3, 4], data[5, 6], data[7, 8] = np.nan, np.inf, -1.6e38
     _, image = examine(write(tmp_path / "a.fit", data))
-    assert np.argwhere(~np.isfinite(image[0])).tolist() == [[3, 4], [5, 6]] and not np.isinf(image).any()
+    assert (
+        np.argwhere(~np.isfinite(image[0])).tolist() == [[3, 4], [5, 6], [7, 8]] and not np.isinf(image).any()
+    )
     stored = pixels().astype(">i2")
     stored[7, 8] = -32768
     _, image = examine(raw(tmp_path / "b.fit", ["BLANK   =               -32768"], stored.tobytes()))
@@ -372,6 +374,7 @@ BAD = {
     "one-dimensional": (lambda path: write(path, np.arange(5000, dtype=np.int16)), "no image"),
     "constant": (lambda path: write(path, np.full((40, 50), 7, np.int16)), "all its pixels are 7"),
     "nan": (lambda path: write(path, np.full((40, 50), np.nan, np.float32)), "none of its pixels"),
+    "no green": (lambda path: write(path, pixels((3, 40, 50)) * [[[1]], [[0]], [[1]]]), "colour 2 are 0"),
     "colour last": (lambda path: write(path, pixels((40, 50, 3)).astype(np.int16)), "colour last"),
     "many planes": (lambda path: write(path, pixels((5, 40, 50)).astype(np.int16)), "50 x 40 x 5"),
     "small": (lambda path: write(path, pixels((20, 50)).astype(np.int16)), "smaller"),
@@ -537,6 +540,30 @@ def test_a_chunk_without_any_usable_frame(campaign, tmp_path):
     frames, _, arrays = scanned(campaign[2:3], tmp_path)
     assert [frame["status"] for frame in frames] == ["bad"]
     assert len(arrays["x"]) == len(arrays["star_frame"]) == len(arrays["hot_index"]) == 0
+
+
+@pytest.mark.parametrize("bayer", [None, "RGGB"])
+@pytest.mark.parametrize(
+    "image",
+    {
+        "half without values": np.where(np.arange(128) < 64, np.nan, starfield()),
+        "a hole": np.where(np.hypot(*np.mgrid[-48:48, -64:64]) < 40, np.nan, starfield()),
+        "one value": np.eye(96, 128) * (np.arange(128) == 50),
+        "saturated": np.full((96, 128), 65535) - (np.arange(96) < 9)[:, None] * 60000,
+        "no sky": np.random.default_rng(0).uniform(0, 65535, (96, 128)),
+        "negative": -1.0 * starfield(),
+        "faint": 1e-30 * starfield(),
+        "bright": 1e9 * starfield(),
+        "chequered": np.indices((96, 128)).sum(axis=0) % 2,
+        "tiny": starfield()[:32, :33],
+    }.items(),
+    ids=lambda item: item[0],
+)
+@pytest.mark.filterwarnings("error")
+def test_no_picture_ends_the_scan(tmp_path, image, bayer):
+    cards = {"BAYERPAT": bayer} if bayer else {}
+    path = write(tmp_path / "a.fit", image[1].astype(np.float32), **cards)
+    assert scanned([("a.fit", path)], tmp_path)[0][0]["status"] == "ok"
 
 
 def test_names_that_are_no_text(tmp_path):

@@ -80,15 +80,15 @@ def noise(plane: Image, step: int = 1) -> float:
     """
     rows = plane[:: max(1, plane.shape[0] // 64)]
     difference = (rows[:, step:] - rows[:, :-step])[:, :: max(1, plane.shape[1] // 512)].ravel()
-    difference = np.abs(difference[np.isfinite(difference)])
+    difference = np.abs(difference[np.isfinite(difference)]).astype(np.float64)
     if not len(difference):
         return 0.0
     sigma = 1.4826 * float(np.partition(difference, len(difference) // 2)[len(difference) // 2])
     if sigma == 0:  # so few levels that clipping would leave a single one
-        return float(np.sqrt(np.mean(difference * difference, dtype=np.float64) / 2))
+        return float(np.sqrt(np.mean(difference**2) / 2))
     for _ in range(4):
         kept = difference[difference <= 3 * sigma]
-        sigma = float(np.sqrt(np.mean(kept * kept, dtype=np.float64))) / CLIPPED_AT_3_SIGMA
+        sigma = float(np.sqrt(np.mean(kept**2))) / CLIPPED_AT_3_SIGMA
     return sigma / math.sqrt(2)
 
 

@@ -25,6 +25,7 @@ SMALLEST = 32  # px; less is no picture of the sky
 
 _AT_ONCE = 1 << 20  # bytes read, hashed and decoded while they are in the cache
 _DTYPES = {8: "|u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
+_SENSELESS = 1e15  # what is beyond is a mark for "no value" (IRAF's is 1.6e38) and not light
 _KELVIN_FROM = 150.0
 _MJD_ZERO = datetime(1858, 11, 17, tzinfo=UTC)
 
@@ -394,7 +395,7 @@ def _decode_range(fd: int, offset: int, pixels: Facts, out: Image, digest: Any =
 
 
 def _decode(raw: NDArray[Any], pixels: Facts, out: Image) -> None:
-    """Physical values BZERO + BSCALE x stored ones; what has no finite value becomes NaN."""
+    """Physical values BZERO + BSCALE x stored ones; NaN where there is none."""
     scale, zero = pixels["bscale"], pixels["bzero"]
     if raw.dtype.itemsize <= 2 or (raw.dtype == ">f4" and scale == 1 and zero == 0):
         out[:] = raw
@@ -406,21 +407,21 @@ def _decode(raw: NDArray[Any], pixels: Facts, out: Image) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
             out[:] = raw.astype(np.float64) * scale + zero
     if raw.dtype.kind == "f":
-        with np.errstate(over="ignore", invalid="ignore"):
-            finite = np.isfinite(out.sum())
-        if not finite:
-            out[~np.isfinite(out)] = np.nan
+        if not (out.min() > -_SENSELESS and out.max() < _SENSELESS):  # true of NaN, which both hand on
+            out[~(np.abs(out) < _SENSELESS)] = np.nan
     elif pixels.get("blank") is not None:
         out[raw == pixels["blank"]] = np.nan
 
 
 def _check_content(image: Image) -> None:
-    """Raises Unusable for pictures of nothing."""
-    sample = image.reshape(-1)[::101]
-    if (sample == sample[0]).any() and not (sample == sample[0]).all():
-        return
-    finite = image[np.isfinite(image)]
-    if not finite.size:
-        raise Unusable("none of its pixels has a value")
-    if finite.min() == finite.max():
-        raise Unusable(f"all its pixels are {finite[0]:g}")
+    """Raises Unusable for pictures of nothing, or with a colour of nothing."""
+    for number, plane in enumerate(image):
+        sample = plane.reshape(-1)[::101]
+        if not np.isnan(sample[0]) and not (sample == sample[0]).all():
+            continue
+        values = plane[~np.isnan(plane)]
+        which = f" of colour {number + 1}" if len(image) > 1 else ""
+        if not values.size:
+            raise Unusable(f"none of its pixels{which} has a value")
+        if values.min() == values.max():
+            raise Unusable(f"all its pixels{which} are {values[0]:g}")

@@ -63,9 +63,8 @@ def _measure(image: Image, facts: Facts, calibrator: Calibrator) -> tuple[NDArra
     bad = np.setdiff1d(cosmetic.find(image, cfa), known, assume_unique=True)
     # Both together, as every later phase does: then none stands in for another.
     cosmetic.repair(image, np.union1d(bad, known) if len(known) else bad, cfa)
-    missing = ~np.isfinite(image) if not np.isfinite(image.sum(dtype=np.float64)) else None
-    if missing is not None:
-        image[missing] = np.median(image[~missing])
+    if np.isnan(image.max()):  # stars are looked for as if there were sky
+        image[np.isnan(image)] = np.nanmedian(image)
     stars = detection.detect(image, facts["bayer"])
     peaks = _peaks(image, facts["bayer"])
     facts |= {
