@@ -9,7 +9,8 @@ wider than a pixel stays that of the raw frame. It is taken from second differen
 no gradients and little of a star (mask 1 -2 1 times 1 -2 1, Immerkaer 1996), as the width of the core of
 their distribution.
 
-**Gradient energy**: the mean of gx^2 + gy^2, from central differences.
+**Gradient energy**: the mean of gx^2 + gy^2, from central differences. NaN where there are none, as in a cell
+of which the footprint holds single pixels.
 """
 
 from __future__ import annotations
@@ -140,13 +141,13 @@ def _background(values: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _strip(image: Any, low: Any, high: Any, energy: Any, known: Any) -> None:
-    """Of each column of a strip: lowest and highest value so far, sum of gx^2 + gy^2 of its inner pixels but
-    for those beside NaN, and their number."""
+def _strip(image: Any, y0: int, y1: int, low: Any, high: Any, energy: Any, known: Any) -> None:
+    """Of each column of the rows ``y0`` to ``y1``: lowest and highest value so far, sum of gx^2 + gy^2 but
+    for pixels beside NaN or the border, and their number."""
     height, width = image.shape
     energy[:] = np.float32(0)
     known[:] = np.float32(0)
-    for y in range(height):
+    for y in range(y0, y1):
         row = image[y]
         for x in range(width):
             value = row[x]
@@ -171,7 +172,7 @@ def _measure(image: Any, background: Any, energy: Any, coverage: Any) -> Any:
     squares, numbers = np.empty(width, np.float32), np.empty(width, np.float32)
     for j in range(background.shape[0]):
         y0, y1 = j * CELL, min(height, (j + 1) * CELL)
-        _strip(image[y0:y1], low, high, squares, numbers)
+        _strip(image, y0, y1, low, high, squares, numbers)
         for i in range(background.shape[1]):
             x0, x1 = i * CELL, min(width, (i + 1) * CELL)
             n = 0
@@ -190,8 +191,8 @@ def _measure(image: Any, background: Any, energy: Any, coverage: Any) -> Any:
                             values[n] = image[y, x]
                             n += 1
             background[j, i] = _background(values[:n]) if n > 0 else np.float32(np.nan)
-            number = numbers[x0 + 1 : x1 - 1].sum()
-            energy[j, i] = squares[x0 + 1 : x1 - 1].sum() / number if number > 0 else np.float32(np.nan)
+            number = numbers[x0:x1].sum()
+            energy[j, i] = squares[x0:x1].sum() / number if number > 0 else np.float32(np.nan)
     return low.min(), high.max()
 
 

@@ -40,8 +40,8 @@ def split(
     """Write the registered frames (`registered.Writer`) and the table of their cells, sorted by name.
 
     ``stars`` and ``registration`` are the chunk's, ``settings`` has registration (interpolation). The table
-    has about: cell (px), width, height, channels, bytes (of the file ``registered``), frames [{name, planes}];
-    and arrays [F, C, ny, nx] background, noise, energy, coverage (see `cells`), row_sum [F, C, H].
+    has about: cell (px), width, height, channels, bytes (of the file ``registered``), frames [{name,
+    planes}]; and arrays [F, C, ny, nx] background, noise, energy, coverage (see `cells`), row_sum [F, C, H].
 
     Raises StackingError if a frame is no longer what it was when it was scanned.
     """
