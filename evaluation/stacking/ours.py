@@ -37,7 +37,7 @@ class Run:
     @property
     def registered(self) -> list[str]:
         """The names of the frames in the stack."""
-        return [row["name"] for row in self.frames if row["status"] == "registered"]
+        return [row["name"] for row in self.frames if row["to_frame_xx"]]
 
     def transforms(self) -> dict[str, list[list[float]]]:
         """The 2x3 matrix from the reference to each registered frame, by name."""
@@ -45,7 +45,7 @@ class Run:
         return {
             row["name"]: [[float(row[name]) for name in line] for line in names]
             for row in self.frames
-            if row["status"] == "registered"
+            if row["to_frame_xx"]
         }
 
 
