@@ -18,8 +18,8 @@ _STRING = re.compile(r"\s*'((?:[^']|'')*)'?")
 Value = str | int | float | bool | None
 
 
-class BadHeader(ValueError):
-    """What is wrong with a header, in a few words."""
+class Unusable(Exception):
+    """Why a file is no frame, in a few words."""
 
 
 class Header:
@@ -63,12 +63,12 @@ class Header:
         return None
 
     def integer(self, keyword: str, default: int | None = None) -> int:
-        """An integer of the structure of the file. Raises BadHeader if it is missing or something else."""
+        """An integer of the structure of the file. Raises Unusable if it is missing or something else."""
         value = self.get(keyword)
         if value is None and default is not None:
             return default
         if isinstance(value, bool) or not isinstance(value, int):
-            raise BadHeader(f"its header has no valid {keyword}")
+            raise Unusable(f"its header has no valid {keyword}")
         return value
 
     @property
@@ -76,10 +76,10 @@ class Header:
         """Lengths of the axes, slowest first."""
         axes = self.integer("NAXIS")
         if not 0 <= axes <= 999:
-            raise BadHeader(f"its header says NAXIS {axes}")
+            raise Unusable(f"its header says NAXIS {axes}")
         lengths = tuple(self.integer(f"NAXIS{axis}") for axis in range(axes, 0, -1))
         if min(lengths, default=0) < 0:
-            raise BadHeader("its header has a negative size")
+            raise Unusable("its header has a negative size")
         return lengths
 
     @property
@@ -89,23 +89,23 @@ class Header:
             return 0
         before, groups = self.integer("PCOUNT", 0), self.integer("GCOUNT", 1)
         if before < 0 or groups < 0:
-            raise BadHeader("its header has a negative size")
+            raise Unusable("its header has a negative size")
         return abs(self.integer("BITPIX")) // 8 * groups * (before + math.prod(self.shape))
 
 
 def units(fd: int, size: int) -> Iterator[tuple[Header, int]]:
     """The header-data units of an open FITS file of ``size`` bytes: each header with the offset of its data.
 
-    Raises BadHeader for what is no FITS file or ends within a header.
+    Raises Unusable for what is no FITS file or ends within a header.
     """
     if size == 0:
-        raise BadHeader("it is empty")
+        raise Unusable("it is empty")
     offset = 0
     while offset < size:
         start = os.pread(fd, 9, offset)
         if offset == 0 and start[:6] != b"SIMPLE":
             is_gzip = start[:2] == b"\x1f\x8b"
-            raise BadHeader("it is compressed: unpack it (gunzip)" if is_gzip else "it is no FITS file")
+            raise Unusable("it is compressed: unpack it (gunzip)" if is_gzip else "it is no FITS file")
         if offset and start[:8] != b"XTENSION":
             return  # special records or padding after the last unit, which the standard allows
         header, offset = _read(fd, offset)
@@ -124,9 +124,9 @@ def _read(fd: int, offset: int) -> tuple[Header, int]:
                 return Header(cards), position + (at // BLOCK + 1) * BLOCK
             cards.append(card)
         if len(text) < _AT_ONCE:
-            raise BadHeader("it is truncated: its header has no end")
+            raise Unusable("it is truncated: its header has no end")
         position += _AT_ONCE
-    raise BadHeader("its header has no end")
+    raise Unusable("its header has no end")
 
 
 def _value(text: str) -> Value:
