@@ -96,7 +96,7 @@ def against_siril(mine: judge.Stack, lights: Path, known: Truth, verdict: Verdic
         first = known.frames[0].name
         image = truth.upright(run.image[0], known, first)
         light = truth.photometry(image, known, first, both.second.fwhm_px)
-        off = truth.pixels(image, known, first, [frame.name for frame in known.frames])
+        off = truth.pixels(image, known, first, [frame.name for frame in known.frames], light.factor)
         print(
             f"  Siril against the truth: light {light.rms:.2%} RMS; "
             f"{off.off} pixels off, by up to {off.largest:.0f} sigma"
@@ -115,12 +115,13 @@ def against_truth(run: ours.Run, known: Truth, fwhm_px: float, verdict: Verdict)
         light = truth.photometry(run.image[channel], known, run.reference, fwhm_px, channel)
         print(f"  {colour}: {light.stars} stars measured, whose noise alone is {light.noise:.2%}")
         verdict.most(f"{colour}, light of stars, RMS", light.rms, FLUX_RMS, ".2%")
-        off = truth.pixels(run.image[channel], known, run.reference, run.registered, channel)
+        off = truth.pixels(run.image[channel], known, run.reference, run.registered, light.factor, channel)
         print(
             f"  {colour}: {off.judged:.1%} of the pixels judged; largest deviation {off.largest:.1f} sigma "
             f"at {off.where}, smoothed {off.smooth:.2f}; {off.off_where_few} are off where few frames reach"
         )
         verdict.most(f"{colour}, pixels off by more than 8 sigma", off.off, 0, "d")
+        verdict.most(f"{colour}, pixels without a value though frames reach them", off.empty, 0, "d")
 
 
 if __name__ == "__main__":

@@ -105,7 +105,8 @@ def test_an_inverted_transform_is_no_small_error():
 
 def test_wrong_light_of_some_stars_is_found():
     right = 2.0 * image(noise=1) + 100
-    assert truth.photometry(right, KNOWN, FIRST, 3.0).rms < 0.005
+    light = truth.photometry(right, KNOWN, FIRST, 3.0)
+    assert (light.rms < 0.005, light.factor) == (True, pytest.approx(2, rel=0.005))
     x = np.arange(600) / 600
     assert truth.photometry(right * (1 + 0.1 * x), KNOWN, FIRST, 3.0).rms > 0.015
 
@@ -113,13 +114,13 @@ def test_wrong_light_of_some_stars_is_found():
 def test_a_single_wrong_pixel_is_found_and_stars_are_none():
     names = [frame.name for frame in KNOWN.frames]
     stack = image(noise=2)
-    good = truth.pixels(stack, KNOWN, FIRST, names)
+    good = truth.pixels(stack, KNOWN, FIRST, names, 1.0)
     assert good.off == 0
     assert good.judged > 0.7
     stars = KNOWN.light(FIRST, smooth=False)[0]
     row, column = np.argwhere(stars[100:300, 100:500] == 0)[1234] + (100, 100)
     stack[row, column] += 2 * 12 * np.sqrt(4 / KNOWN.coverage(FIRST, names)[row, column])
-    bad = truth.pixels(stack, KNOWN, FIRST, names)
+    bad = truth.pixels(stack, KNOWN, FIRST, names, 1.0)
     assert (bad.off, bad.where) == (1, (column, row))
 
 

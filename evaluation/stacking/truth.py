@@ -68,6 +68,8 @@ class Photometry:
     """Light of bright, unsaturated stars in wide apertures over the true light, after one factor for all."""
 
     rms: float
+    factor: float
+    """Light in the stack for each electron in the reference."""
     noise: float
     """What noise alone makes of it."""
     stars: int
@@ -106,9 +108,13 @@ def photometry(image: Floats, truth: Truth, reference: str, fwhm: float, channel
             f"only {int(bright.sum())} lonely, unsaturated stars are bright enough for photometry"
         )
     ratio = (ours / true)[bright]
-    ratio = ratio / np.average(ratio, weights=error[bright] ** -2)
+    factor = float(np.average(ratio, weights=error[bright] ** -2))
+    ratio = ratio / factor
     return Photometry(
-        float(np.sqrt(np.mean((ratio - 1) ** 2))), float(np.sqrt(np.mean(error[bright] ** 2))), len(ratio)
+        float(np.sqrt(np.mean((ratio - 1) ** 2))),
+        factor,
+        float(np.sqrt(np.mean(error[bright] ** 2))),
+        len(ratio),
     )
 
 
@@ -125,18 +131,25 @@ class Pixels:
     """Column and row of the largest."""
     judged: float
     """Share of the pixels that was judged; the rest is stars, and what no frame reaches."""
+    empty: int
+    """Pixels without a value though frames reach them."""
     smooth: float
     """Largest difference after averaging over 64x64 px, in the noise of one pixel."""
 
 
-def pixels(image: Floats, truth: Truth, reference: str, names: list[str], channel: int = 0) -> Pixels:
-    """Judge an `upright` stack [H, W] of the frames ``names``, after one factor and one constant."""
+def pixels(
+    image: Floats, truth: Truth, reference: str, names: list[str], factor: float, channel: int = 0
+) -> Pixels:
+    """Judge an `upright` stack [H, W] of the frames ``names`` whose `photometry` gave ``factor``.
+
+    What varies smoothly, over more than 64 px, is told apart: another sky than the reference's is no fault of
+    single pixels.
+    """
     coverage = truth.coverage(reference, names)
     smooth = truth.light(reference, stars=False)[channel].astype(float)
     widest = max(truth.frame(name).fwhm_px for name in names)
     stars = np.maximum(*(truth.light(reference, smooth=False, fwhm_px=f)[channel] for f in (2.0, widest)))
     known = np.isfinite(image) & (coverage > 0)
-    factor, _ = _line(stars, image - np.nanmedian(image), known & (stars > 200) & (stars < 5000))
     residual = np.where(known, image / factor - smooth, 0.0)
     rough = 1.4826 * np.median(np.abs(residual[known] - np.median(residual[known])))
     dark = known & ~binary_dilation(stars > 0.3 * rough, iterations=2)
@@ -155,17 +168,6 @@ def pixels(image: Floats, truth: Truth, reference: str, names: list[str], channe
         float(away.max()),
         (int(column), int(row)),
         float(dark.mean()),
+        int((~np.isfinite(image) & (coverage > 0)).sum()),
         float(np.abs(back - np.median(back)).max() / noise),
     )
-
-
-def _line(x: Floats, y: Floats, chosen: NDArray[np.bool_]) -> tuple[float, float]:
-    """Slope and constant of a robust line."""
-    x, y = x[chosen].astype(float), y[chosen]
-    keep = np.ones(len(x), bool)
-    slope, constant = 1.0, 0.0
-    for _ in range(5):
-        slope, constant = np.polyfit(x[keep], y[keep], 1)
-        rest = np.abs(y - slope * x - constant)
-        keep = rest < 3 * 1.4826 * np.median(rest)
-    return float(slope), float(constant)
