@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from ripresa.families.stacking import StackingError, bands, registered, synthesis, tables, tiles
 from ripresa.families.stacking.final import combine
-from ripresa.families.stacking.reconstruction import Background, _lower_quartile, compute, reconstruct
+from ripresa.families.stacking.reconstruction import compute, reconstruct
 from ripresa.families.stacking.rejection import LANES
+from ripresa.families.stacking.sky import Background, _lower_quartile
 
 WINSORIZED = {"method": "winsorized", "low": 3, "high": 3}
 NONE = {"method": "none", "low": 3, "high": 3}

@@ -236,27 +236,3 @@ def blend(of_tile: Any, window_x: Any, window_y: Any, out: Any) -> None:
         for t in range(wide):
             for x in range(width):
                 out[r, x] += of_row[0, t] * window_x[t, x]
-
-
-@njit(cache=True, nogil=True)
-def interpolate(values: Any, x: Any, y: Any, y0: int, out: Any) -> None:
-    """Bilinear interpolation of ``values`` [ny, nx] given at ``x`` [nx] and ``y`` [ny], into the rows of
-    ``out`` [rows, W] from row ``y0`` on; constant beyond the outermost points."""
-    rows, width = out.shape
-    nx = x.size
-    ny = y.size
-    j = 0
-    for r in range(rows):
-        while j + 1 < ny - 1 and y[j + 1] <= y0 + r:
-            j += 1
-        below = min(j + 1, ny - 1)
-        fy = 0.0 if below == j else min(1.0, max(0.0, (y0 + r - y[j]) / (y[below] - y[j])))
-        i = 0
-        for c in range(width):
-            while i + 1 < nx - 1 and x[i + 1] <= c:
-                i += 1
-            right = min(i + 1, nx - 1)
-            fx = 0.0 if right == i else min(1.0, max(0.0, (c - x[i]) / (x[right] - x[i])))
-            top = (1.0 - fx) * values[j, i] + fx * values[j, right]
-            bottom = (1.0 - fx) * values[below, i] + fx * values[below, right]
-            out[r, c] = (1.0 - fy) * top + fy * bottom

@@ -14,8 +14,8 @@ from ripresa.families.stacking import Damaged, tables
 from ripresa.families.stacking.bands import Scratch
 from ripresa.families.stacking.final import FinalImage
 from ripresa.families.stacking.progress import report
-from ripresa.families.stacking.reconstruction import Background
 from ripresa.families.stacking.rejection import SLACK
+from ripresa.families.stacking.sky import Background
 from ripresa.families.stacking.synthesis import checksums
 
 # Of the synthetic frames read at a time: so few stay in the cache until they are summed.

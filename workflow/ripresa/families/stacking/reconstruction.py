@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from ripresa.families.stacking import bands, celltables, robust, tables
+from ripresa.families.stacking import bands, tables
 from ripresa.families.stacking.bands import (
-    Floats,
     Frames,
     Recipe,
     normalise,
@@ -23,14 +21,12 @@ from ripresa.families.stacking.bands import (
 )
 from ripresa.families.stacking.progress import report
 from ripresa.families.stacking.rejection import LANES, SLACK, accepted_interval, median_of, number, sort_lanes
+from ripresa.families.stacking.sky import Background, background
 
 # Below this sum of weights (they are around 1) the unweighted mean is taken.
 LEAST_WEIGHT = 1e-6
 # Shares of frames are summed in units of 2^-24: such sums are exact, hence the same for any bands.
 _UNIT = 16777216.0
-# The background under a pixel is the lower quartile of this many cells around it squared, so that a star of
-# the size of a cell is not taken for background.
-_AROUND = 5
 
 
 def reconstruct(
@@ -72,49 +68,6 @@ def reconstruct(
         "frames": [{"name": name} for name in recipe.names],
     }
     tables.save(output, about, sky=sky.values, sky_x=sky.x, sky_y=sky.y, **arrays)
-
-
-class Background:
-    """The level of the sky, and of what is smooth, given at cell centres ``x`` and ``y`` as [C, ny, nx]."""
-
-    def __init__(self, values: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> None:
-        self.values = np.ascontiguousarray(values, np.float64)
-        self.x = np.ascontiguousarray(x, np.float64)
-        self.y = np.ascontiguousarray(y, np.float64)
-
-    def rows(self, channel: int, y0: int, y1: int, width: int) -> Floats:
-        """Interpolated to the pixels of the rows y0..y1-1."""
-        out = np.empty((y1 - y0, width), np.float32)
-        bands.interpolate(self.values[channel], self.x, self.y, y0, out)
-        return out
-
-
-def background(cells: list[str], normalization: str) -> Background:
-    """The background under the stars of the normalised frames: per cell the median over the frames, of which
-    the lower quartile of a neighbourhood is taken."""
-    table = celltables.read(cells, "background")
-    _, arrays = tables.load(normalization, "scale", "offset")
-    grid_x, grid_y = np.meshgrid(table.x, table.y)
-    basis = robust.quadratic(grid_x.ravel(), grid_y.ravel(), table.width, table.height)
-    values = table["background"]
-    for f in range(len(values)):
-        surface = (arrays["offset"][f] @ basis.T).reshape(values.shape[1:])
-        values[f] = arrays["scale"][f][:, None, None] * values[f] + surface
-    middle = robust.median(values, axis=0).astype(np.float64)
-    return Background(np.stack([_lower_quartile(channel) for channel in middle]), table.x, table.y)
-
-
-def _lower_quartile(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    half = _AROUND // 2
-    ny, nx = values.shape
-    padded = np.pad(values, half, constant_values=np.nan)
-    around = np.stack([padded[j : j + ny, i : i + nx] for j in range(_AROUND) for i in range(_AROUND)], -1)
-    ordered = np.sort(around, axis=-1)  # NaN last
-    known = np.isfinite(ordered).sum(axis=-1)
-    quartile = np.take_along_axis(ordered, np.maximum(known - 1, 0)[..., None] // 4, axis=-1)[..., 0]
-    # Where nothing is known there are hardly any pixels: what is taken there must only be finite.
-    typical = np.median(quartile[known > 0]) if known.any() else 0.0
-    return np.where(known > 0, quartile, typical)
 
 
 def compute(

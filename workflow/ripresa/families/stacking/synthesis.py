@@ -109,9 +109,8 @@ def compute(
 def _group(
     samples: Any, u: Any, y0: int, height: int, recipe: Any, labels: Any, k: int, maps: Any, c: int, out: Any
 ) -> None:
-    """Average the accepted samples of each cluster, into channel ``c`` of ``out``
-    [rows, K, C, 2, W]. What is summed is relative
-    to the image of all frames."""
+    """Average the accepted samples of each cluster, into channel ``c`` of ``out`` [rows, K, C, 2, W]. What is
+    summed is relative to the image of all frames."""
     scale, offset, weights, window_x, window_y = recipe
     image, least_map, most_map = maps
     count, rows, width = samples.shape
