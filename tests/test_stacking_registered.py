@@ -92,6 +92,19 @@ def test_any_rows_come_back(tmp_path_factory, width, height, noise, rows):
     np.testing.assert_allclose(out, image[0, y0:y1], atol=scale.step / 2)
 
 
+def test_sums_of_very_long_rows_do_not_run_over(tmp_path, rng):
+    image = np.full((1, 1, 300_001), -32767, np.float32)
+    image[0, 0, rng.integers(0, 300_001, 1000)] = 5
+    path = tmp_path / "x.fits"
+    write(path, {"a": image}, ["L"], [Scale(1.0, 0.0)], 1, 300_001)
+    with fits.open(path, checksum=True) as hdus:
+        assert hdus[1].verify_datasum() == 1
+    out = np.empty((1, 1, 300_001), np.float32)
+    with Reader([str(path)]) as reader:
+        reader.block(0, 1, 0, out)
+    np.testing.assert_array_equal(out, image)
+
+
 def test_integers_come_back_exactly(tmp_path, rng):
     image = rng.integers(100, 65536, (1, 16, 16)).astype(np.float32)
     scale = Scale.choose(100, 65535, 7.0)

@@ -69,23 +69,26 @@ def _fold(total: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
+def _sum_pairs(row: Any) -> Any:
+    """Sums of the first and of the second words of all pairs, of at most 65536 pairs."""
+    first = np.uint32(0)
+    second = np.uint32(0)
+    for k in range(row.size // 2):
+        first += np.uint32(_swap(row[2 * k]))
+        second += np.uint32(_swap(row[2 * k + 1]))
+    return np.uint64(first), np.uint64(second)
+
+
+@njit(cache=True, nogil=True)
 def _sum_row16(row: Any) -> Any:
     """Ones'-complement sum of a row of big-endian 16-bit words, two to a 32-bit word."""
-    # 32-bit lanes hold the sums of 65536 pairs of words; longer rows are added up in parts.
-    even = np.uint64(0)
-    odd = np.uint64(0)
-    pairs = row.size // 2
-    for start in range(0, pairs, 65536):
-        high = np.uint32(0)
-        low = np.uint32(0)
-        for k in range(start, min(start + 65536, pairs)):
-            high += np.uint32(_swap(row[2 * k]))
-            low += np.uint32(_swap(row[2 * k + 1]))
-        even += np.uint64(high)
-        odd += np.uint64(low)
+    total = np.uint64(0)
+    for start in range(0, row.size, 131072):
+        first, second = _sum_pairs(row[start : start + 131072])
+        total += (first << np.uint64(16)) + second
     if row.size & 1:
-        even += np.uint64(_swap(row[row.size - 1]))
-    return _fold((even << np.uint64(16)) + odd)
+        total += np.uint64(_swap(row[row.size - 1])) << np.uint64(16)
+    return _fold(total)
 
 
 @njit(cache=True, nogil=True)
