@@ -88,6 +88,9 @@ def test_files_and_globs(tree):
     assert names("*/z.fit") == ["other/z.fit"]
     assert names("oth*") == ["other/a.FITS", "other/z.fit"]
     assert names("**/x.fit") == ["night/darks/x.fit"]
+    assert names("./night/*.fit") == names(str(tree / "night" / "*.fit")) == ["b.fit"]
+    assert names("night/**") == names("night", recursive=True)
+    assert names(".", recursive=True) == names("./", recursive=True)
 
 
 def test_a_directory_whose_name_looks_like_a_glob(tree):

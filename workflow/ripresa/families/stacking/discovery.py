@@ -21,17 +21,19 @@ def lights(settings: dict[str, Any]) -> list[tuple[str, str]]:
     """
     entries = settings["lights"]
     entries = [entries] if isinstance(entries, str) else entries
-    found: dict[str, tuple[str, str]] = {}  # by absolute path, so that overlapping entries count once
+    found: list[tuple[str, str]] = []
     for entry in entries:
         files = list(_files(os.path.expanduser(entry), settings["recursive"]))
         if not files:
             raise StackingError(_nothing(entry, settings["recursive"]))
-        for root, path in files:
-            found.setdefault(os.path.abspath(path), (root, path))
-    named = [(os.path.relpath(path, root), path) for root, path in found.values()]
+        found += files
+    if len(entries) > 1 or glob.has_magic(entries[0]):  # entries overlap, and so do directories in a glob
+        found = list({os.path.abspath(path): (root, path) for root, path in reversed(found)}.values())
+    # Every path begins with its root; os.path.relpath would take ten times as long.
+    named = [(path.removeprefix(root).lstrip(os.sep), path) for root, path in found]
     if len({name for name, _ in named}) < len(named):
-        common = os.path.commonpath([os.path.abspath(root) for root, _ in found.values()])
-        named = [(os.path.relpath(path, common), path) for path in found]
+        common = os.path.commonpath([os.path.abspath(root) for root in {root for root, _ in found}])
+        named = [(os.path.relpath(path, common), path) for _, path in found]
     return sorted(named)
 
 
@@ -57,7 +59,7 @@ def _files(entry: str, recursive: bool) -> Iterator[tuple[str, str]]:
         for path in _within(entry, recursive):
             yield entry, path
     elif os.path.isfile(entry):
-        yield os.path.dirname(entry) or ".", entry
+        yield os.path.dirname(entry), entry
     elif glob.has_magic(entry):
         root = _fixed_part(entry)
         for path in glob.iglob(entry, recursive=True):
@@ -95,7 +97,7 @@ def _fixed_part(pattern: str) -> str:
         if glob.has_magic(part):
             break
         fixed.append(part)
-    return os.sep.join(fixed) or ("/" if pattern.startswith(os.sep) else ".")
+    return os.sep.join(fixed) or (os.sep if pattern.startswith(os.sep) else "")
 
 
 def _nothing(entry: str, recursive: bool) -> str:
