@@ -237,14 +237,15 @@ def test_calls_that_make_no_sense(empty: Path) -> None:
     assert refused(empty, "stack", "runn") == "USAGE"
     assert refused(empty, "stack", "status") == "RUN_NOT_FOUND"
     assert refused(empty, "stack", "resume", "--from-phase", "3") == "RUN_NOT_FOUND"
-    assert refused(empty, "status", "--run", "nosuch") == "RUN_NOT_FOUND"
+    assert refused(empty, "stack", "status", "--run", "nosuch") == "RUN_NOT_FOUND"
     assert refused(empty, "logs", "--run", "nosuch") == "RUN_NOT_FOUND"
     assert refused(empty, "stack", "resume", "--from-phase", "11") == "PHASE_INVALID"
     assert not (empty / "runs").exists(), "what is refused leaves nothing"
     (empty / "Snakefile").unlink()
     assert refused(empty, "stack", "run", "m31/lights") == "CHECKOUT_MISSING"
     shutil.rmtree(empty / "config")
-    assert refused(empty, "status") == "CONFIG_MISSING"
+    assert refused(empty, "logs") == "CONFIG_MISSING"
+    assert ripresa(empty, "status", "--json", code=2).stdout == ""
 
 
 def test_a_run_is_not_taken_for_another(stacked: Path) -> None:
@@ -467,3 +468,24 @@ def test_scan_and_simulate(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert refused(tmp_path, "stack", "scan", "empty", code=1) == "FRAMES_UNUSABLE"
     assert refused(tmp_path, "stack", "simulate", "x", "--bayer", "XXXX") == "SETTINGS_INVALID"
+
+
+@pytest.mark.slow
+def test_the_family_itself(tmp_path: Path) -> None:
+    """Simulated frames in, their stack out, by the rules of this checkout; and again from a phase."""
+    for name in ("rules", "workflow/scripts", "config", "profiles"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "Snakefile", tmp_path)
+    document(tmp_path, "stack", "simulate", "night", "--frames", "12", "--width", "384", "--height", "256")
+    result = document(tmp_path, "stack", "run", "night", "--set", "mode.allow_few=true")
+    assert (result["frames"], result["mode"]) == (12, "reduced")
+    assert result["registered"] + len(result["excluded"]) == 12 and result["registered"] >= 10
+    assert 1 < result["n_eff"] <= 12 and 1 < result["fwhm_px"] < 8
+    stack = Path(result["stacked"]).read_bytes()
+
+    resumed = document(tmp_path, "stack", "resume", "--from-phase", "7")
+    assert [phase["state"] for phase in document(tmp_path, "stack", "status")["phases"]] == [
+        *["skipped"] * 7,
+        *["done"] * 4,
+    ]
+    assert Path(resumed["stacked"]).read_bytes() == stack

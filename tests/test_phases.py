@@ -1,5 +1,6 @@
 """Phases of a made-up family, through real snakemake calls: what is told of runs, restarts and failures."""
 
+import io
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from ripresa.families.stacking import progress
 from ripresa.journal import clock, phases, records
 from ripresa.journal.paths import Run
 from ripresa.recovery.progress import fraction
+from snakemake_logger_plugin_journal.board import Board
+from snakemake_logger_plugin_journal.panel import render
 
 ROOT = Path(__file__).parents[1]
 
@@ -285,3 +288,16 @@ def test_phases_end_when_their_clock_says(tmp_path: Path) -> None:
     types = [event["type"] for event in records.iterate(run.events)]
     assert types == ["phase_start", "phase_progress", "phase_end"]
     assert clock.seconds(next(records.iterate(run.events))["ts"]) > 0
+
+
+def test_the_live_view_shows_phases_under_way(tmp_path: Path) -> None:
+    run = Run(tmp_path / "runs" / "house")
+    phases.plan(run, "one", ["WAIT", "ALIGN"], ["WAIT", "ALIGN", "ALIGN"], ["WAIT", "ALIGN", "ALIGN"])
+    board = Board(total=3, phases=phases.load(run, "one"))
+    assert board.phases is not None
+    board.phases.begin("ALIGN", "a.txt")
+    records.append(run.attempts("a.txt"), {"attempt": 1, "progress": "30", "progress_total": "30"})
+    board.phases.finish("ALIGN", "a.txt")
+    text = "\n".join(render(board, io.StringIO(), 100, 20, True))
+    assert "1 ALIGN" in text and "30/60  50%" in text
+    assert "WAIT" not in text

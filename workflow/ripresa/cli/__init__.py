@@ -11,6 +11,9 @@ import sys
 
 from ripresa.cli.answers import Answer, Refusal, show
 
+_TELLING = {"stack", "runs", "logs"}
+"""Commands whose errors are documents too; those of the others leave stdout empty."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Answer one command; returns 0 for fine, 1 if something failed or is invalid, 2 for wrong usage."""
@@ -24,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
         answer: Answer = importlib.import_module(f"ripresa.cli.{arguments.module}").answer(arguments)
         return _print(answer, json=arguments.json)
     except Refusal as error:
-        return _refuse(error, json="--json" in words)
+        return _refuse(error, json="--json" in words and not _TELLING.isdisjoint(words))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

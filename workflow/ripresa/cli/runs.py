@@ -104,8 +104,7 @@ def find(run: Run, word: str) -> list[str]:
         matches = compile(translate(inside if inside and word.startswith(run.dir) else word)).match
         found = [target for target in units if matches(target) or matches(target.rpartition("/")[2])]
     if not found:
-        message = f"no unit of run '{run.run_id}' is called {printable(word)!r}{_similar(word, units)}"
-        raise Refusal(message, name="UNIT_NOT_FOUND")
+        raise Refusal(f"no unit of run '{run.run_id}' is called {printable(word)!r}{_similar(word, units)}")
     return found
 
 
