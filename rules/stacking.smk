@@ -104,12 +104,13 @@ if stack["simulated"]:
 
 
 masters = stacking_units("stacking/masters.npz")
-calibrated = any(config["stacking"]["calibration"][kind] for kind in ("bias", "dark", "flat"))
-MASTERS = masters.targets() if calibrated else []
+MASTERS = masters.targets() if stack["calibration"] else []
 
-if calibrated:
+if MASTERS:
 
     rule stacking_masters:
+        input:
+            stack["calibration"],
         output:
             masters.target,
         log:

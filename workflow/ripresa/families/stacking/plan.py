@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from ripresa.families.stacking import StackingError
-from ripresa.families.stacking.discovery import lights
+from ripresa.families.stacking.discovery import calibration_files, lights
 
 _ITEM = re.compile(r"(\d+)-of-(\d+)\.json")
 
@@ -18,8 +18,8 @@ _ITEM = re.compile(r"(\d+)-of-(\d+)\.json")
 def plan(settings: dict[str, Any], run: str, cores: int, chunks: int | None = None) -> dict[str, Any]:
     """The plan of a stack in the run directory ``run``.
 
-    Returns {"chunks": n, "frames": {"1-of-n": [[name, path], ...], ...}, "simulated": [path, ...]}. The
-    number of chunks is ``chunks``, else the configured one, else the one that the run has already, else one
+    Returns {"chunks": n, "frames": {"1-of-n": [[name, path], ...], ...}, "simulated": [path, ...],
+    "calibration": [path, ...]}. The number of chunks is ``chunks``, else the configured one, else the one that the run has already, else one
     per core: to go on with other cores repeats nothing. A frame that was scanned stays in its chunk; a new
     one joins the smallest. Raises StackingError if there are too few frames.
     """
@@ -31,7 +31,12 @@ def plan(settings: dict[str, Any], run: str, cores: int, chunks: int | None = No
     frames = [(os.path.basename(path), path) for path in simulated] or lights(settings)
     check_number(len(frames), settings["mode"], "light frames were found")
     count = chunks or settings["chunks"] or _present(directory) or cores
-    return {"chunks": count, "frames": _divided(frames, count, directory), "simulated": simulated}
+    return {
+        "chunks": count,
+        "frames": _divided(frames, count, directory),
+        "simulated": simulated,
+        "calibration": calibration_files(settings),
+    }
 
 
 def check_number(frames: int, mode: dict[str, Any], what: str) -> None:
