@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from ripresa.families.stacking.detection import detect, luminance
 from ripresa.families.stacking.matching import position_errors
 

@@ -8,6 +8,7 @@ moved. It is a spike there, one pixel wide, while the sky's correlation is as wi
 therefore correlated as they are, the spike is taken out, and only then the correlation is smoothed.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -19,8 +20,10 @@ from ripresa.families.stacking import detection, transforms
 Image = NDArray[np.float32]
 Matrix = NDArray[np.float64]
 
-LONGEST = 400  # px of a binned image
-SMALL_ROTATIONS = tuple(sign * 0.5 * k for k in range(1, 9) for sign in (1, -1))  # degrees
+LONGEST = 512  # px of a binned image
+ANGLE = 0.75  # degrees, step of the rotations that are tried
+TURNS = 4  # steps to either side
+ROTATION_GAIN = 1.15  # by how much a rotation must raise the peak
 LEAST_OVERLAP = 0.15  # of the area
 SIGNIFICANCE = 8.0  # of the peak, in sigma of the correlation elsewhere
 RUNNER_UP = 1.25  # by how much the peak must be higher than any other
@@ -59,15 +62,46 @@ class Correlator:
         """Where the frame ``image`` lies, or None if no peak stands out."""
         plane = detection.luminance(image, self._bayer)
         coarse = _binned(plane, self._bin, self._coarse_sigma)
-        tried = [self._peak(coarse, turn, 0.0) for turn in (0.0, 180.0)]
-        if max(significance for significance, _ in tried) < 2.0 * SIGNIFICANCE:
-            tried += [self._peak(coarse, turn, angle) for turn in (0.0, 180.0) for angle in SMALL_ROTATIONS]
-        significance, binned = max(tried, key=lambda one: one[0])
+        tried = {(turn, 0): self._peak(coarse, turn, 0.0) for turn in (0.0, 180.0)}
+        if max(significance for significance, _ in tried.values()) < SIGNIFICANCE:
+            for turn, k in itertools.product((0.0, 180.0), range(-TURNS, TURNS + 1)):
+                tried[turn, k] = self._peak(coarse, turn, k * ANGLE)
+        significance, binned = self._turned(coarse, tried)
         if significance < SIGNIFICANCE:
             return None
         matrix = _scaled(binned, float(self._bin))
         matrix, uncertainty = self._refined(plane, matrix)
         return Peak(_scaled(matrix, self._unit), significance, uncertainty * self._unit)
+
+    def _turned(
+        self, coarse: Image, tried: dict[tuple[float, int], tuple[float, Matrix]]
+    ) -> tuple[float, Matrix]:
+        """The highest peak over rotations: from the best of those tried uphill in steps, then between
+        them."""
+        turn, k = max(tried, key=lambda key: (tried[key][0], -abs(key[1]), -key[0]))
+        if not tried[turn, k][0] > 0:
+            return tried[turn, k]
+        # Where nearly nothing has moved, the detector's pattern would be what fits better when turned a
+        # little.
+        if turn == k == 0 and np.abs(tried[turn, k][1][:, 2]).max() < 4.0 * self._coarse_sigma + 2.0:
+            return tried[turn, k]
+        for _ in range(TURNS):
+            for near in (k - 1, k + 1):
+                if (turn, near) not in tried:
+                    tried[turn, near] = self._peak(coarse, turn, near * ANGLE)
+            best = max((k, k - 1, k + 1), key=lambda one: tried[turn, one][0])
+            if best == k:
+                break
+            k = best
+        # Without a clear gain there is no rotation.
+        if tried[turn, k][0] < ROTATION_GAIN * tried.get((turn, 0), (0.0, None))[0]:
+            return tried[turn, 0]
+        before, at, after = (
+            tried[turn, one][0] if (turn, one) in tried else 0.0 for one in (k - 1, k, k + 1)
+        )
+        offset = 0.5 * (before - after) / min(before - 2.0 * at + after, -1e-9)
+        finer = self._peak(coarse, turn, (k + float(np.clip(offset, -0.5, 0.5))) * ANGLE)
+        return max(finer, tried[turn, k], key=lambda one: one[0])
 
     def _peak(self, coarse: Image, turn: float, angle: float) -> tuple[float, Matrix]:
         """Significance and transform (binned px) of the highest peak, the frame turned back by some angle."""
@@ -115,6 +149,8 @@ class Correlator:
                 return matrix, uncertainty
             if one is not None and other is not None:
                 uncertainty = max(0.5 * math.hypot(one[0] - other[0], one[1] - other[1]), 0.02)
+            if self._bin == 1:  # the whole images told the place already, and better
+                return matrix, uncertainty
             matrix = transforms.compose(around, np.array([[1.0, 0.0, whole[0]], [0.0, 1.0, whole[1]]]))
         return matrix, uncertainty
 
@@ -235,29 +271,29 @@ def _tiles(
     if shifted:
         matrix = np.round(matrix)
     height, width = reference.shape
+    size = TILE if min(height, width) >= 5 * TILE else TILE // 2
     found = []
-    for y0 in range(0, height - TILE + 1, TILE):
-        for x0 in range(0, width - TILE + 1, TILE):
-            x, y = transforms.apply(
-                matrix, np.array([x0, x0 + TILE, x0, x0 + TILE]), np.array([y0, y0, y0 + TILE, y0 + TILE])
-            )
+    for y0 in range(0, height - size + 1, size):
+        for x0 in range(0, width - size + 1, size):
+            corners = np.array([x0, x0 + size, x0, x0 + size]), np.array([y0, y0, y0 + size, y0 + size])
+            x, y = transforms.apply(matrix, *corners)
             if min(x.min(), y.min()) >= 1 and x.max() < frame.shape[1] - 1 and y.max() < frame.shape[0] - 1:
-                tile = _flattened(reference[y0 : y0 + TILE, x0 : x0 + TILE], sigma)
+                tile = _flattened(reference[y0 : y0 + size, x0 : x0 + size], sigma)
                 found.append((float(_smoothed(tile, sigma).std()), y0, x0, tile))
     found.sort(key=lambda one: (-one[0], one[1], one[2]))
     # Room for the smoothing of the correlation beyond the lags that are looked at.
-    reach = min(math.ceil(search + 4.5 * sigma), TILE // 2 - 1)
-    lags = np.arange(-reach, reach + 1) % TILE
+    reach = min(math.ceil(search + 4.5 * sigma), size // 2 - 1)
+    lags = np.arange(-reach, reach + 1) % size
     pieces = []
     for _, y0, x0, tile in found[:TILES]:
         local = transforms.compose(matrix, np.array([[1.0, 0.0, float(x0)], [0.0, 1.0, float(y0)]]))
         if shifted:
             i, j = int(local[1, 2]), int(local[0, 2])
-            other = _flattened(frame[i : i + TILE, j : j + TILE], sigma)
+            other = _flattened(frame[i : i + size, j : j + size], sigma)
         else:
-            other = _flattened(_sampled(frame, local, TILE), sigma)
+            other = _flattened(_sampled(frame, local, size), sigma)
         correlation = np.fft.irfft2(np.fft.rfft2(other) * np.conj(np.fft.rfft2(tile)), tile.shape)
-        if shifted and max(abs(matrix[0, 2]), abs(matrix[1, 2])) < TILE // 2 - 2:
+        if shifted and max(abs(matrix[0, 2]), abs(matrix[1, 2])) < size // 2 - 2:
             _despike(correlation, -int(matrix[1, 2]), -int(matrix[0, 2]))
         correlation = _smoothed_cyclic(correlation, math.sqrt(2.0) * sigma)
         pieces.append(correlation[np.ix_(lags, lags)])

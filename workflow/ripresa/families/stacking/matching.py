@@ -21,7 +21,7 @@ Matrix = NDArray[np.float64]
 Indices = NDArray[np.intp]
 Pairs = tuple[Vector, Vector, Vector, Vector]  # x, y of the reference's stars and of the frame's
 
-BRIGHTEST = (22, 45, 80)  # stars of which triangles are made, tried in turn
+BRIGHTEST = (22, 40, 60)  # stars of which triangles are made, tried in turn
 SCALE_RANGE = 0.06  # how far the scale may be from one
 RATIO_TOLERANCE = 1.0  # px, error of a triangle's side: centroids of both frames, differential distortion
 CAPTURE = 8.0  # px, how far off a hypothesis may predict a star at first
