@@ -254,3 +254,11 @@ def test_noise_knows_neither_sky_nor_stars(noise, seed):
     tiles = measures.noise_of(image.astype(np.float32), GRID)
     assert tiles.shape == (len(GRID["y"]), len(GRID["x"]))
     assert np.median(tiles) == pytest.approx(noise, rel=0.06)
+
+
+def test_noise_of_a_colour_mosaic_is_that_of_its_lattices(tmp_path):
+    """Between the pixels of one colour there is interpolation only, without noise of its own."""
+    coarse = np.random.default_rng(8).normal(SKY, NOISE, (3, 80, 120))
+    image = np.repeat(np.repeat(coarse, 2, axis=1), 2, axis=2).astype(np.float32)
+    cfa = reported(tmp_path / "a", image, channels=("R", "G", "B"), reference={"kind": "cfa"})
+    assert check(cfa, "background_noise")["value"] == pytest.approx(1, rel=0.1)
