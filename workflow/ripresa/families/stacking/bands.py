@@ -20,7 +20,7 @@ from ripresa.families.stacking.rejection import LANES
 
 Floats = NDArray[np.float32]
 
-BLOCK_BYTES = 32 << 20
+BLOCK_BYTES = 24 << 20
 
 
 class Frames(Protocol):
@@ -200,12 +200,13 @@ def windows_of(window_x: Any, start: int, end: int, reach: Any, windows: Any) ->
     count = 0
     for t in range(window_x.shape[0]):
         inside = False
-        for x in range(start, end):
-            inside = inside or window_x[t, x] > 0
+        for p in range(LANES):
+            value = window_x[t, start + p] if start + p < end else np.float32(0)
+            windows[count, p] = value
+            if value > 0:
+                inside = True
         if inside:
             reach[count] = t
-            windows[count, :] = np.float32(0)
-            windows[count, : end - start] = window_x[t, start:end]
             count += 1
     return count
 
@@ -232,7 +233,8 @@ def blend(of_tile: Any, window_x: Any, window_y: Any, out: Any) -> None:
     of_row = np.empty((1, wide), np.float32)
     for r in range(rows):
         row_weights(of_tile.reshape((1, high, wide)), window_y, r, of_row)
-        out[r, :] = np.float32(0)
+        for x in range(width):
+            out[r, x] = 0
         for t in range(wide):
             for x in range(width):
                 out[r, x] += of_row[0, t] * window_x[t, x]

@@ -150,13 +150,15 @@ def _combine(
     for r in range(rows):
         row_terms(scale, offset, y0 + r, height, terms)
         row_weights(weights, window_y, r, of_tile)
-        share[:] = np.float32(0)
+        for i in range(count * LANES):
+            share[i] = 0
         for start in range(0, width, LANES):
             end = min(start + LANES, width)
             for f in range(count):
                 strip = values[f * LANES : (f + 1) * LANES]
                 normalise(samples[f, r, start:end], terms[f], u[start:end], strip)
-            ordered[:] = values
+            for i in range(count * LANES):
+                ordered[i] = values[i]
             sort_lanes(ordered, count)
             _limits(
                 ordered, count, end - start, method, low, high, slack,
@@ -235,9 +237,11 @@ def _sums(values: Any, count: int, limits: Any, weights: Any, out: Any) -> None:
     sum_wv = out[2]
     sum_v = out[3]
     number = out[4]
-    out[:] = np.float32(0)
-    one = np.ones(LANES, np.float32)
-    d = np.zeros(LANES, np.float32)
+    one = np.empty(LANES, np.float32)
+    d = np.empty(LANES, np.float32)
+    for k in range(5):
+        for p in range(LANES):
+            out[k, p] = 0
     # Several short loops: compilers make vector code of loops over few arrays only.
     for f in range(count):
         strip = values[f * LANES : (f + 1) * LANES]

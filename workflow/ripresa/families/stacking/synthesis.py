@@ -131,13 +131,14 @@ def _group(
         for start in range(0, width, LANES):
             end = min(start + LANES, width)
             reached = windows_of(window_x, start, end, reach, windows)
-            least[:] = np.inf
-            most[:] = -np.inf
-            base[: end - start] = image[r, start:end]
-            least[: end - start] = least_map[r, start:end]
-            most[: end - start] = most_map[r, start:end]
-            sum_w[:] = np.float32(0)
-            sum_wv[:] = np.float32(0)
+            for p in range(LANES):
+                inside = start + p < width
+                base[p] = image[r, start + p] if inside else np.float32(0)
+                least[p] = least_map[r, start + p] if inside else np.float32(np.inf)
+                most[p] = most_map[r, start + p] if inside else np.float32(-np.inf)
+            for i in range(k * LANES):
+                sum_w[i] = 0
+                sum_wv[i] = 0
             for f in range(count):
                 normalise(samples[f, r, start:end], terms[f], u[start:end], strip)
                 weigh(of_tile[f], reach, windows, reached, w)
