@@ -101,13 +101,15 @@ class Registrar:
             self._model,
             CAPTURE,
         )
-        entry = _entry(frame.name, "correlation", found.to_frame, "shift", found.uncertainty)
+        turned = abs(transforms.geometry(found.to_frame).rotation) % 180.0 > 1e-6
+        model = "similarity" if turned else "shift"
+        entry = _entry(frame.name, "correlation", found.to_frame, model, found.uncertainty)
         if refined is None or refined.chance > matching.CHANCE:
             return entry, ""
         if refined.uncertainty < found.uncertainty:
             entry = _by_stars(frame.name, refined) | {"method": "correlation"}
         else:
-            entry |= matching_figures(self._points, points, found.to_frame, refined)
+            entry |= _figures(self._points, points, found.to_frame, refined)
         return entry, ""
 
     def _comparison(self) -> "_Images":
@@ -139,7 +141,7 @@ class _Images:
         return self._correlator.locate(self._load(frame.facts, self._calibrator, bad))
 
 
-def matching_figures(reference: Points, frame: Points, to_frame: transforms.Matrix, found: Match) -> Entry:
+def _figures(reference: Points, frame: Points, to_frame: transforms.Matrix, found: Match) -> Entry:
     """Number and RMS distance in px of matched stars under another transform than their own."""
     x, y = transforms.apply(to_frame, reference.x[found.reference], reference.y[found.reference])
     dx, dy = frame.x[found.frame] - x, frame.y[found.frame] - y

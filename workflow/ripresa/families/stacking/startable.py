@@ -17,7 +17,7 @@ _COLUMNS = ("x", "y", "flux", "snr", "fwhm", "r50", "elongation")
 
 @dataclass(frozen=True)
 class FrameStars:
-    """A frame's facts and its stars, brightest first: see `detection.Stars`. None if the frame is bad."""
+    """A frame's facts and its stars, brightest first (see `detection.Stars`); none if the frame is bad."""
 
     facts: Facts
     x: Vector
