@@ -3,7 +3,6 @@
 import datetime
 import re
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from typing import Any, Protocol
 
 import numpy as np
@@ -178,6 +177,8 @@ def _method(evidence: Evidence, settings: dict[str, Any], measured: dict[str, An
 
 
 def _version() -> str:
+    from importlib import metadata
+
     try:
         return metadata.version("ripresa")
     except metadata.PackageNotFoundError:
