@@ -94,19 +94,11 @@ def match(
     best = _search(reference, frame, width, height, minimum, model)
     if best is None or not _still(best, width, height):
         return best
-    # Everything stands still: a well guided telescope, or hot pixels. If so, what does not stand still is the
-    # sky.
-    moving = _search(
-        reference.take(~_fixed(reference, frame)),
-        frame.take(~_fixed(frame, reference)),
-        width,
-        height,
-        minimum,
-        model,
-    )
+    # All stands still: a well guided telescope, or hot pixels; then what does not stand still is the sky.
+    ours, theirs = np.flatnonzero(~_fixed(reference, frame)), np.flatnonzero(~_fixed(frame, reference))
+    moving = _search(reference.take(ours), frame.take(theirs), width, height, minimum, model)
     if moving is None or transforms.largest_difference(moving.to_frame, best.to_frame, width, height) < 3.0:
         return best
-    ours, theirs = np.flatnonzero(~_fixed(reference, frame)), np.flatnonzero(~_fixed(frame, reference))
     return replace(moving, reference=ours[moving.reference], frame=theirs[moving.frame])
 
 

@@ -31,10 +31,9 @@ def choose(star_tables: list[str], settings: dict[str, Any], output: str) -> Non
 
     Raises StackingError if the wanted frame is not there or cannot be used, or if there are too few frames.
     """
-    table = {frame.name: path for path in star_tables for frame in startable.read(path)}
-    frames = sorted(
-        (frame for path in star_tables for frame in startable.read(path)), key=lambda frame: frame.name
-    )
+    found = [(frame, path) for path in star_tables for frame in startable.read(path)]
+    frames = sorted((frame for frame, _ in found), key=lambda frame: frame.name)
+    table = {frame.name: path for frame, path in found}
     usable = [frame for frame in frames if frame.ok]
     if not usable:
         reasons = Counter(str(frame.facts["reason"]) for frame in frames)
