@@ -303,7 +303,10 @@ def _half_maximum(
         return TYPICAL_HALF_MAXIMUM
     basis = np.stack([np.ones_like(s), s, s * s])
     for _ in range(3):
-        top, slope, curve = np.linalg.solve((basis * weight) @ basis.T, (basis * weight) @ log)
+        # Sums, not products of matrices: those of the library depend on its number of threads in their last
+        # bits.
+        normal = np.array([[(one * other * weight).sum() for other in basis] for one in basis])
+        top, slope, curve = np.linalg.solve(normal, (basis * weight * log).sum(axis=1))
         off = np.abs(log - (top + slope * s + curve * s * s))
         weight = value[good] ** 2 / (1.0 + (off / (2.0 * np.median(off) + 1e-6)) ** 2)
     # slope * s + curve * s^2 = -ln 2, the root that is near -ln 2 / slope
