@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ripresa.families.stacking import StackingError, bands, registered, synthesis, tables, tiles
 from ripresa.families.stacking.final import combine
-from ripresa.families.stacking.reconstruction import compute, reconstruct
+from ripresa.families.stacking.reconstruction import compute, reconstruct, resampled_share
 from ripresa.families.stacking.rejection import LANES
 from ripresa.families.stacking.sky import Background, _lower_quartile
 
@@ -172,6 +172,18 @@ def test_scale_and_offset_are_applied():
     np.testing.assert_allclose(out["image"], expected["image"], atol=1.0, rtol=0)
     assert np.abs(out["image"] - expected["image"]).mean() < 0.01  # where rounding changes no rejection
     assert np.median(np.abs(out["image"] - expected["image"])) < 1e-3
+
+
+def test_the_noise_is_that_of_resampled_pixels():
+    frames = noisy(12, frames=20, channels=3)
+    frames.data[:, 1] = 1000 + 0.6 * (frames.data[:, 1] - 1000)
+    np.testing.assert_allclose(resampled_share(frames, recipe(frames)), [1, 0.6, 1], atol=0.05)
+    np.testing.assert_allclose(
+        resampled_share(frames, recipe(frames, noise=20.0)), [0.5, 0.3, 0.5], atol=0.03
+    )
+    assert (resampled_share(frames, recipe(frames, noise=5.0)) == 1).all()
+    few = noisy(12, frames=4)
+    assert resampled_share(few, recipe(few, noise=20.0)) == 1
 
 
 def test_cosmic_rays_leave_nothing_behind():

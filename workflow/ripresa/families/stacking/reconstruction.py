@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numba import njit
 
-from ripresa.families.stacking import bands, tables
+from ripresa.families.stacking import bands, robust, tables
 from ripresa.families.stacking.bands import (
+    Floats,
     Frames,
     Recipe,
     normalise,
@@ -27,6 +29,8 @@ from ripresa.families.stacking.sky import Background, background
 LEAST_WEIGHT = 1e-6
 # Shares of frames are summed in units of 2^-24: such sums are exact, hence the same for any bands.
 _UNIT = 16777216.0
+_FRAMES_FOR_SHARE = 5
+_ROWS_FOR_SHARE = 8
 
 
 def reconstruct(
@@ -59,6 +63,7 @@ def reconstruct(
         y0, y1 = bands.rows_of(frames.height, band)
         recipe = bands.recipe(frames, normalization, tile_grid, local_metrics)
         sky = background(cells, normalization)
+        recipe = replace(recipe, noise=recipe.noise * resampled_share(frames, recipe)[:, None, None])
         arrays = compute(frames, recipe, sky, settings["rejection"], y0, y1)
     about = {
         "y0": y0,
@@ -68,6 +73,38 @@ def reconstruct(
         "frames": [{"name": name} for name in recipe.names],
     }
     tables.save(output, about, sky=sky.values, sky_x=sky.x, sky_y=sky.y, **arrays)
+
+
+def resampled_share(frames: Frames, recipe: Recipe) -> Floats:
+    """Per channel the scatter of the frames about their median in units of the noise of their raw pixels, at
+    most 1: resampling averages neighbours, most of all where a colour is interpolated.
+
+    From some rows of the whole image, the same ones whatever the band; 1 for fewer than 5 frames.
+    """
+    count, width, height = len(recipe.names), frames.width, frames.height
+    share = np.ones(len(frames.channels), np.float32)
+    if count < _FRAMES_FOR_SHARE:
+        return share
+    x = np.arange(width, dtype=np.float64)
+    row = np.empty((1, width), np.float32)
+    noise = np.empty((1, width), np.float32)
+    values = np.empty((count, width), np.float32)
+    for c in range(len(share)):
+        found = []
+        for y in ((2 * np.arange(_ROWS_FOR_SHARE) + 1) * height // (2 * _ROWS_FOR_SHARE)).tolist():
+            basis = robust.quadratic(x, np.full(width, float(y)), width, height)
+            for f in range(count):
+                frames.rows(f, c, y, y + 1, row)
+                values[f] = recipe.scale[f, c] * row[0] + basis @ recipe.offset[f, c]
+            bands.blend(recipe.noise[c], recipe.window_x, recipe.of_channel(c, y, y + 1)[-1], noise)
+            known = noise[0] > 0
+            deviation = np.abs(values - robust.median(values, axis=0))
+            found.append((deviation[:, known] / noise[0, known]).ravel())
+        sample = np.concatenate(found)
+        sample = sample[np.isfinite(sample)]
+        if sample.size:
+            share[c] = min(1.0, robust.MAD_TO_SIGMA * np.median(sample) / math.sqrt(1 - 1 / count))
+    return share
 
 
 def compute(

@@ -16,7 +16,7 @@ interval of accepted values. Blocks of ``LANES`` pixels are sorted at once by a 
 
 **What a value may differ by** is ``k * max(spread, noise) + SLACK * signal``:
 
-- ``noise`` is what the frames are known to have at this place. A spread estimated from the values falls below
+- ``noise`` is what the frames are known to have at this place, after resampling. A spread estimated from the values falls below
   it by chance, the more so the fewer they are; below ``FEW`` values one bad value decides it, and
   ``winsorized`` takes the MAD instead, which for three values is their smaller distance.
 - ``signal`` is the median above the background. Frames of different seeing differ at a star by a share of its
