@@ -16,9 +16,10 @@ interval of accepted values. Blocks of ``LANES`` pixels are sorted at once by a 
 
 **What a value may differ by** is ``k * max(spread, noise) + SLACK * signal``:
 
-- ``noise`` is what the frames are known to have at this place, after resampling. A spread estimated from the values falls below
-  it by chance, the more so the fewer they are; below ``FEW`` values one bad value decides it, and
-  ``winsorized`` takes the MAD instead, which for three values is their smaller distance.
+- ``noise`` is what the frames are known to have at this place, after resampling. A spread estimated from the
+  values falls below it by chance, the more so the fewer they are. And one bad value among few decides it:
+  ``winsorized`` below ``FEW`` values and ``linear_fit`` below ``FEW_FOR_LINE`` are ``mad``, which for three
+  values looks at the smaller of their two distances.
 - ``signal`` is the median above the background. Frames of different seeing differ at a star by a share of its
   signal, by more than the noise and not normally distributed: without this term the sharpest frames are
   rejected in the cores of stars and the softest in their wings, which makes stars fainter and wider. On 200
