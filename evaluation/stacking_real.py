@@ -3,9 +3,9 @@
     python evaluation/stacking_real.py [--data DIR] [--keep DIR]
 
 All frames of hatp32 (large drift, elongated stars), m94_osc (one-shot colour, few stars) and m13 (very faint)
-must be registered; Siril's count is printed beside. decam (aligned, differing seeing) must become sharper than
-the plain mean of its frames by at least 5 %, at no less than 0.97 of its SNR. Exits 1 if a limit is missed, or
-if the frames are not there.
+must be registered; Siril's count is printed beside. decam (aligned, differing seeing) must become sharper
+than the plain mean of its frames by at least 5 %, at no less than 0.97 of its SNR. Exits 1 if a limit is
+missed, or if the frames are not there.
 """
 
 import argparse

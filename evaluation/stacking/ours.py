@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import resource
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ class Run:
     """The rows of `frames.csv`."""
     seconds: float
     """Of the whole call."""
+    cpu_s: float
+    """Of all its processes; it hardly depends on what else the machine does."""
     memory_mb: float
     largest: str
     """The command line of the process with the most memory."""
@@ -55,11 +58,13 @@ def stack(directory: Path, settings: Mapping[str, Any], cores: int | None = None
 
     space = Workspace(directory, settings)
     os.sync()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begin = time.perf_counter()
     process = space.start(*(["--cores", str(cores)] if cores else []))
     with Watch(process.pid) as watch:
         said = process.communicate()[0]
     seconds = time.perf_counter() - begin
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if process.returncode:
         raise SystemExit(f"snakemake failed in {directory}:\n{said[-6000:]}")
     outputs = space.stacking / "outputs"
@@ -74,6 +79,7 @@ def stack(directory: Path, settings: Mapping[str, Any], cores: int | None = None
         reference,
         frames,
         seconds,
+        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         memory,
         line,
         size(space.run),
