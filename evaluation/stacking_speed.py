@@ -71,12 +71,13 @@ def measure(count: int, arguments: argparse.Namespace, place: Path, verdict: Ver
         mine.append(
             ours.stack(directory, {"lights": str(lights), "mode": {"allow_few": True}}, arguments.cores)
         )
-        line = f"  {'warm-up' if not number else f'round {number}'}: ours {mine[-1].seconds:.2f} s ({mine[-1].cpu_s:.1f} s CPU)"
+        line = f"  {'warm-up' if not number else f'round {number}'}: ours {mine[-1].seconds:.2f} s"
+        line += f" ({mine[-1].cpu_s:.1f} s CPU)"
         if compared:
             theirs.append(one := siril.stack(frames))
             line += (
-                f", Siril {one.seconds:.2f} s (register {one.register_s:.2f}, stack {one.stack_s:.2f}, {one.cpu_s:.1f} s CPU, "
-                f"{one.failed} frames lost, {one.memory_mb:.0f} MB)"
+                f", Siril {one.seconds:.2f} s (register {one.register_s:.2f}, stack {one.stack_s:.2f}, "
+                f"{one.cpu_s:.1f} s CPU, {one.failed} frames lost, {one.memory_mb:.0f} MB)"
             )
         print(line, flush=True)
     seconds = statistics.median(one.seconds for one in mine[1:])
