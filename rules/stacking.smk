@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from ripresa.dsl import Parameters, Units, guard
+from ripresa.dsl import Units, canonical, guard
 
 
 def stacking_plan(*chunks):
@@ -30,9 +30,16 @@ if len(stacking_items) != stack["chunks"]:  # --set-scatter
     stack = stacking_plan(len(stacking_items))
 
 
+def stacking_section(*names):
+    return {name: config["stacking"].get(name) for name in names}
+
+
 def stacking_settings(*names):
-    """The part of the configuration that a phase depends on, so that nothing else makes it run again."""
-    return Parameters({name: config["stacking"].get(name) for name in names})
+    """The part of the configuration that a phase depends on, so that nothing else makes it run again.
+
+    As text: for other values Snakemake imports pandas to see whether they are tables.
+    """
+    return canonical(stacking_section(*names))
 
 
 def stacking_units(pattern):
@@ -50,7 +57,7 @@ scans = stacking_units("stacking/scan/{scatteritem}.json")
 # Its settings are in its name, because Snakemake overlooks a changed parameter of a job with ancient input.
 reference_grid = Units(
     "stacking/reference/{digest}.json",
-    parameters=[stacking_settings("lights", "recursive", "simulate", "bayer", "reference")],
+    parameters=[stacking_section("lights", "recursive", "simulate", "bayer", "reference")],
 )
 REFERENCE = reference_grid.targets()[0]
 registrations = stacking_units("stacking/registration/{scatteritem}.json")
@@ -150,7 +157,7 @@ rule stacking_reference:
     log:
         reference_grid.log,
     params:
-        settings=reference_grid.params,
+        settings=lambda w: str(reference_grid.params(w)),
     shell:
         guard(
             "python workflow/scripts/stacking_reference.py {params.settings:q} {output} {input:q}",

@@ -113,7 +113,7 @@ def test_a_stack_holds_every_frame_and_its_table(stacked):
         assert hdus[0].header["NCOMBINE"] == FRAMES
         assert {"WEIGHT", "COVERAGE", "REJECTED", "FRAMES"} <= {hdu.name for hdu in hdus}
     assert len(stacked.table()) == FRAMES
-    assert all(row["status"] == "registered" for row in stacked.table().values())
+    assert all(row["status"] == "stacked" for row in stacked.table().values())
 
 
 @pytest.mark.parametrize("kind", ["stacked", "clustered"])
@@ -199,8 +199,8 @@ def test_a_frame_that_cannot_be_read_is_left_out_by_name(lights, tmp_path):
     stack = Stack(tmp_path / "stack", mine)
     stack.finish()
     row = stack.table()["light_0005.fits"]
-    assert row["status"] != "registered" and "truncated" in row["reason"]
-    assert sum(row["status"] == "registered" for row in stack.table().values()) == FRAMES - 1
+    assert row["status"] != "stacked" and "truncated" in row["reason"]
+    assert sum(row["status"] == "stacked" for row in stack.table().values()) == FRAMES - 1
 
 
 def test_a_bad_frame_stops_the_stack_where_that_is_wanted(lights, tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,10 @@ class Campaign:
         known = {self.run.target_of(path) for path in complete}
         publish.discard_all(self.run, lambda target: target in known)
         controller.release(self.run)
+        # The rate limiter of Snakemake leaves a timer behind, which would keep the process for a second more.
+        for thread in threading.enumerate():
+            if isinstance(thread, threading.Timer):
+                thread.cancel()
 
     def _write_manifest(self, jobs: Iterable[tuple[str, str]], config_sha256: str) -> None:
         """List the units of the campaign: of this call, and of earlier ones with the same configuration
