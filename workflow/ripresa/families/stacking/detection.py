@@ -34,7 +34,7 @@ from ripresa.families.stacking.star_kernels import (
 Image = NDArray[np.float32]
 Vector = NDArray[np.float64]
 
-LIMIT = 400  # stars kept; more would not better a transform, and triangles of more cost time
+LIMIT = 300  # stars kept; more would not better a transform, and triangles of more cost time
 THRESHOLD = 4.0  # of a peak, in sigma of the smoothed background
 BRIGHT = 120  # peaks that the size of the PSF is found from
 FEW_UNSATURATED = 12  # with fewer than this, saturated stars are better than none

@@ -158,20 +158,21 @@ def shapes(plane: Image, candidates: Vector, sigma: float, noise: float, full: f
     fwhm = FWHM_PER_SIGMA * sigma
     reach = math.ceil(max(_WINDOW * sigma, 2.5)) + 1
     inner, outer = max(3.0 * fwhm, 5.0) + 1.0, max(4.5 * fwhm, 8.0) + 2.0
-    ring = np.empty(_RING, np.float64)
+    where = _annulus(inner, outer)
+    ring = np.empty(len(where), np.float64)
     wx, wy = np.empty(2 * reach + 1), np.empty(2 * reach + 1)
     inverse = 1.0 / (sigma * sigma)
     out = np.zeros((len(candidates), 11), np.float64)
     for k in range(len(candidates)):
         row = out[k]
         row[FLAG] = NO_LIGHT
-        n = _annulus(plane, candidates[k, 0], candidates[k, 1], inner, outer, ring)
+        n = _around(plane, candidates[k, 0], candidates[k, 1], where, ring)
         if n < 12:
             continue
-        some = np.sort(ring[:n])
-        base = some[n // 2]
+        some = np.partition(ring[:n], n // 2)
+        base, quarter = some[n // 2], np.partition(some[: n // 2], n // 4)[n // 4]
         # From the lower half only: neighbours are bright, never dark.
-        local = max(1.4826 * (base - some[n // 4]), 0.5 * noise)
+        local = max(1.4826 * (base - quarter), 0.5 * noise)
         ok, x, y, total, mxx, mxy, myy = _windowed(
             plane, candidates[k, 0], candidates[k, 1], sigma, base, reach, wx, wy
         )
@@ -208,21 +209,31 @@ def shapes(plane: Image, candidates: Vector, sigma: float, noise: float, full: f
 
 
 @njit(cache=True, nogil=True)
-def _annulus(plane: Image, x: float, y: float, inner: float, outer: float, values: Vector) -> int:
-    """Pixels between two radii about a point, thinned to what ``values`` can hold; gives their number."""
-    height, width = plane.shape
+def _annulus(inner: float, outer: float) -> NDArray[np.int64]:
+    """Pixels [n, 2] (dy, dx) between two radii about a pixel, thinned evenly to at most `_RING`."""
     reach = math.ceil(outer)
-    thin = max(1, math.ceil(math.pi * (outer * outer - inner * inner) * 1.1 / len(values)))
-    n = count = 0
+    found = np.empty(((2 * reach + 1) ** 2, 2), np.int64)
+    n = 0
+    for dy in range(-reach, reach + 1):
+        for dx in range(-reach, reach + 1):
+            if inner * inner <= dx * dx + dy * dy <= outer * outer:
+                found[n, 0], found[n, 1] = dy, dx
+                n += 1
+    thin = max(1, math.ceil(n / _RING))
+    return found[:n:thin].copy()
+
+
+@njit(cache=True, nogil=True)
+def _around(plane: Image, x: float, y: float, where: NDArray[np.int64], values: Vector) -> int:
+    """Pixels ``where`` about a point that are in the frame and have a value; gives their number."""
+    height, width = plane.shape
     cy, cx = round(y), round(x)
-    for i in range(max(cy - reach, 0), min(cy + reach + 1, height)):
-        for j in range(max(cx - reach, 0), min(cx + reach + 1, width)):
-            d = (j - x) ** 2 + (i - y) ** 2
-            if inner * inner <= d <= outer * outer and not math.isnan(plane[i, j]):
-                count += 1
-                if count % thin == 0 and n < len(values):
-                    values[n] = plane[i, j]
-                    n += 1
+    n = 0
+    for k in range(len(where)):
+        i, j = cy + where[k, 0], cx + where[k, 1]
+        if 0 <= i < height and 0 <= j < width and not math.isnan(plane[i, j]):
+            values[n] = plane[i, j]
+            n += 1
     return n
 
 
@@ -262,7 +273,7 @@ def _windowed(
         mx, my = mx / total, my / total
         mxx, mxy, myy = mxx / total - mx * mx, mxy / total - mx * my, myy / total - my * my
         x, y = x + 2.0 * mx, y + 2.0 * my
-        if mx * mx + my * my < 1e-8:
+        if mx * mx + my * my < 1e-7:
             break
     return True, x, y, total, mxx, mxy, myy
 
