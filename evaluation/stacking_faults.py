@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from stacking_workspace import PHASES, Workspace
+from stacking.workspace import PHASES, Workspace
 
 from ripresa.families.stacking.simulation import simulate
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from stacking_workspace import PHASES, Workspace
+from stacking.workspace import PHASES, Workspace
 
 from ripresa.families.stacking.simulation import simulate
 

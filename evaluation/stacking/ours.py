@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from stacking_workspace import Workspace
 
 from stacking.memory import Watch, size
+from stacking.workspace import Workspace
 
 
 @dataclass(frozen=True)
