@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ripresa.families.stacking import StackingError, bands, registered, synthesis, tables, tiles
+from ripresa.families.stacking import (
+    StackingError,
+    bands,
+    cluster_means,
+    registered,
+    synthesis,
+    tables,
+    tiles,
+)
 from ripresa.families.stacking.final import combine
 from ripresa.families.stacking.reconstruction import compute, reconstruct, resampled_share
 from ripresa.families.stacking.rejection import LANES
@@ -253,7 +261,7 @@ def synthetic(frames, how, labels, k, maps, rows=None):
     y0, y1 = rows or (0, frames.height)
     file = io.BytesIO()
     part = {name: np.ascontiguousarray(maps[name][:, y0:y1]) for name in ("image", "least", "most")}
-    synthesis.compute(frames, how, np.asarray(labels, np.int64), k, part, y0, y1, file)
+    cluster_means.compute(frames, how, np.asarray(labels, np.int64), k, part, y0, y1, file)
     shape = (y1 - y0, k, len(frames.channels), 2, frames.width)
     size = int(np.prod(shape)) * 4
     data = file.getvalue()
