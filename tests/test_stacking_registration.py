@@ -464,7 +464,7 @@ def test_every_frame_has_an_entry_with_what_became_of_it(tmp_path):
         "a_reference.fits": faint_sky(rng, transforms.identity(), peak=30.0)[0],
         "b_moved.fits": faint_sky(rng, moved, peak=25.0)[0],
         "c_flipped.fits": faint_sky(rng, flip, peak=25.0)[0],
-        "d_faint.fits": faint_sky(rng, moved, peak=0.8)[0],
+        "d_faint.fits": faint_sky(rng, moved, peak=0.6)[0],
         "e_empty.fits": rng.normal(100, 1, (320, 420)).astype(np.float32),
         "f_small.fits": faint_sky(rng, moved, height=300, peak=25.0)[0],
         "g_truncated.fits": faint_sky(rng, moved, peak=25.0)[0],
