@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from ripresa.families.stacking import StackingError, tables, tiles
+from ripresa.families.stacking.kernels import kernel
 from ripresa.families.stacking.rejection import LANES
 
 Floats = NDArray[np.float32]
@@ -149,7 +149,7 @@ def columns(width: int) -> Floats:
     return (2 * np.arange(width) / max(width - 1, 1) - (1 if width > 1 else 0)).astype(np.float32)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def row_terms(scale: Any, offset: Any, y: int, height: int, out: Any) -> None:
     """Per frame the numbers (a, c0, c1, c2) of row ``y``: normalised = a I + c0 + u (c1 + u c2), into ``out``
     (float32 [F, 4]); u runs from -1 to 1 along x."""
@@ -161,7 +161,7 @@ def row_terms(scale: Any, offset: Any, y: int, height: int, out: Any) -> None:
         out[f, 3] = offset[f, 3]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def row_weights(weights: Any, window_y: Any, r: int, out: Any) -> None:
     """Per frame the weight of each column of tiles in row ``r`` of ``window_y`` [ty, rows], into ``out``
     (float32 [F, tx])."""
@@ -175,7 +175,7 @@ def row_weights(weights: Any, window_y: Any, r: int, out: Any) -> None:
             out[f, t] = total
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def normalise(samples: Any, terms: Any, u: Any, out: Any) -> None:
     """The normalised ``samples`` of a strip of one frame into ``out`` [LANES]; inf where there is none.
 
@@ -193,7 +193,7 @@ def normalise(samples: Any, terms: Any, u: Any, out: Any) -> None:
         out[p] = infinity
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def windows_of(window_x: Any, start: int, end: int, reach: Any, windows: Any) -> int:
     """The windows that reach into the strip start..end-1: their tiles into ``reach``, their values into
     ``windows`` [tx, LANES] (0 beyond the strip); how many they are."""
@@ -211,7 +211,7 @@ def windows_of(window_x: Any, start: int, end: int, reach: Any, windows: Any) ->
     return count
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def weigh(of_tile: Any, reach: Any, windows: Any, count: int, out: Any) -> None:
     """The weights of one frame in a strip: sum over tiles of window * weight, into ``out`` [LANES]."""
     weight = of_tile[reach[0]] if count else np.float32(0)
@@ -225,7 +225,7 @@ def weigh(of_tile: Any, reach: Any, windows: Any, count: int, out: Any) -> None:
             out[p] += weight * window[p]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def blend(of_tile: Any, window_x: Any, window_y: Any, out: Any) -> None:
     """A map of tiles [ty, tx] as a smooth map, into ``out`` [rows, W]; ``window_y`` [ty, rows]."""
     high, wide = of_tile.shape

@@ -19,8 +19,9 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from ripresa.families.stacking.kernels import kernel
 
 Image = NDArray[np.float32]
 
@@ -84,7 +85,7 @@ def carry(noise: Image, to_plane: NDArray[np.float64], coverage: Image) -> Image
     return out
 
 
-@njit(cache=True, nogil=True, fastmath=_SUMS)
+@kernel(fastmath=_SUMS)
 def _clipped(values: Any, low: Any, high: Any) -> Any:
     """Count, sum and sum of squares of the values between ``low`` and ``high``."""
     count = np.int32(0)
@@ -100,7 +101,7 @@ def _clipped(values: Any, low: Any, high: Any) -> Any:
     return count, total, squares
 
 
-@njit(cache=True, nogil=True, fastmath=_SUMS)
+@kernel(fastmath=_SUMS)
 def _count(values: Any, low: Any, high: Any) -> Any:
     """How many values lie from ``low`` to ``high``."""
     count = np.int32(0)
@@ -109,7 +110,7 @@ def _count(values: Any, low: Any, high: Any) -> Any:
     return count
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _background(values: Any) -> Any:
     """The median of clipped values, to 1 % of their sigma."""
     # Relative to a value of their own, so that squares keep their digits.
@@ -140,7 +141,7 @@ def _background(values: Any) -> Any:
     return origin + np.float32(0.5) * (a + b) + np.float32(_LOST) * sigma
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _strip(image: Any, y0: int, y1: int, low: Any, high: Any, energy: Any, known: Any) -> None:
     """Of each column of the rows ``y0`` to ``y1``: lowest and highest value so far, sum of gx^2 + gy^2 but
     for pixels beside NaN or the border, and their number."""
@@ -164,7 +165,7 @@ def _strip(image: Any, y0: int, y1: int, low: Any, high: Any, energy: Any, known
                 known[x] += np.float32(1) if finite else np.float32(0)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _measure(image: Any, background: Any, energy: Any, coverage: Any) -> Any:
     height, width = image.shape
     values = np.empty(CELL * CELL, np.float32)
@@ -196,7 +197,7 @@ def _measure(image: Any, background: Any, energy: Any, coverage: Any) -> Any:
     return low.min(), high.max()
 
 
-@njit(cache=True, nogil=True, fastmath=_SUMS)
+@kernel(fastmath=_SUMS)
 def _mean_deviation(values: Any) -> Any:
     """Mean of the absolute values that are known; NaN if none is."""
     count = np.int32(0)
@@ -209,7 +210,7 @@ def _mean_deviation(values: Any) -> Any:
     return total / np.float32(count) if count > 0 else np.float32(np.nan)
 
 
-@njit(cache=True, nogil=True, fastmath=_SUMS)
+@kernel(fastmath=_SUMS)
 def _core(values: Any, sigma: Any) -> Any:
     """Sigma of normal values from those within some of it, given a first guess; NaN counts as nothing."""
     limit = np.float32(_CORE) * sigma
@@ -225,7 +226,7 @@ def _core(values: Any, sigma: Any) -> Any:
     return np.float32(math.sqrt(squares / np.float32(count))) / np.float32(_CORE_RMS)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _noise(image: Any, noise: Any) -> None:
     height, width = image.shape
     along = np.empty((3, width), np.float32)
@@ -263,7 +264,7 @@ def _noise(image: Any, noise: Any) -> None:
             noise[j, i] = sigma / np.float32(_MASK)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _carry(noise: Any, m: Any, coverage: Any, out: Any) -> None:
     ny, nx = noise.shape
     values = np.empty(9, np.float32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import IO, Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from ripresa.families.stacking import bands, tables
@@ -18,6 +17,7 @@ from ripresa.families.stacking.bands import (
     weigh,
     windows_of,
 )
+from ripresa.families.stacking.kernels import kernel
 from ripresa.families.stacking.progress import report
 from ripresa.families.stacking.rejection import LANES
 from ripresa.families.stacking.synthesis import checksums
@@ -56,7 +56,7 @@ def compute(
     file.write(np.concatenate(sums).tobytes())
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _group(
     samples: Any, u: Any, y0: int, height: int, recipe: Any, labels: Any, k: int, maps: Any, c: int, out: Any
 ) -> None:
@@ -103,7 +103,7 @@ def _group(
                     out[r, j, c, 1, start + p] = total
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _add(values: Any, weights: Any, base: Any, least: Any, most: Any, sum_w: Any, sum_wv: Any) -> None:
     """Add the accepted values of a strip, relative to ``base``, and their weights; both are overwritten."""
     # Several short loops: compilers make vector code of loops over few arrays only.

@@ -10,8 +10,9 @@ Frames are judged one by one: what is found in a frame does not depend on which 
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from ripresa.families.stacking.kernels import kernel
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.uint8]
@@ -92,12 +93,12 @@ def noise(plane: Image, step: int = 1) -> float:
     return sigma / math.sqrt(2)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _mirrored(i: int, n: int) -> int:
     return -i if i < 0 else 2 * (n - 1) - i if i >= n else i
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _suspects(up: Image, row: Image, down: Image, step: int, t: np.float32, flags: Mask) -> None:
     """Flag the pixels of a row that are ``t`` higher, or lower, than at least three of their four neighbours.
 
@@ -116,7 +117,7 @@ def _suspects(up: Image, row: Image, down: Image, step: int, t: np.float32, flag
         flags[x] = hot | cold | math.isnan(v)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _all_suspects(plane: Image, step: int, t: np.float32, found: Indices) -> int:
     """Put (y, x) of the suspects of a plane into ``found``; gives their number, which may be larger.
 
@@ -140,7 +141,7 @@ def _all_suspects(plane: Image, step: int, t: np.float32, found: Indices) -> int
     return n
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _found(plane: Image, step: int, sigma: float) -> Indices:
     """Flat indices of the bad pixels of a plane whose noise is ``sigma``, some perhaps twice."""
     height, width = plane.shape
@@ -175,7 +176,7 @@ def _found(plane: Image, step: int, sigma: float) -> Indices:
     return found[:n, 0] * width + found[:n, 1]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _appended(rows: Indices, n: int, y: int, x: int) -> Indices:
     if n == len(rows):
         longer = np.empty((2 * n, 2), np.int64)
@@ -185,7 +186,7 @@ def _appended(rows: Indices, n: int, y: int, x: int) -> Indices:
     return rows
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _ring(plane: Image, y: int, x: int, reach: int, step: int, mask: Mask, values: Image) -> int:
     """The pixels ``reach`` steps around one that have a value and are not masked, sorted; gives their
     number.
@@ -207,7 +208,7 @@ def _ring(plane: Image, y: int, x: int, reach: int, step: int, mask: Mask, value
     return n
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _but_the_highest(
     plane: Image, y: int, x: int, distance: int, sign: float, sky: float, mask: Mask, around: Image
 ) -> tuple[float, float]:
@@ -240,7 +241,7 @@ def _but_the_highest(
     return second, total / n if n else -np.inf
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _stands_out(
     plane: Image, y: int, x: int, step: int, sigma: float, threshold: float, mask: Mask, around: Image
 ) -> bool:
@@ -274,7 +275,7 @@ def _stands_out(
     return _but_the_highest(plane, y, x, 1, sign, np.nan, mask, around)[0] <= OTHER_COLOUR_SHARE * excess
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _fill(plane: Image, mask: Mask, indices: Indices, step: int) -> None:
     height, width = plane.shape
     good = np.empty(24, np.float32)

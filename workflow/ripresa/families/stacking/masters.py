@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from ripresa.families.stacking import StackingError, tables
 from ripresa.families.stacking.calibration import Indices, fits, pedestal, size_in_words, subtracted
 from ripresa.families.stacking.discovery import frames_in
 from ripresa.families.stacking.frames import Facts, Image, examine, read_rows
+from ripresa.families.stacking.kernels import kernel
 
 _BUFFER_BYTES = 48 << 20  # of raw frames that are combined at once
 _CLIP_SIGMA = 3.0
@@ -209,7 +209,7 @@ def combine(frames: list[Facts], prepare: Prepare | None = None) -> Image:
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _clipped_means(values: NDArray[np.float32], rows: int, limit: float, out: Image) -> None:
     """Per pixel the clipped mean of what is not NaN in values [n, at least ``rows``, width]."""
     count, _, width = values.shape
@@ -225,7 +225,7 @@ def _clipped_means(values: NDArray[np.float32], rows: int, limit: float, out: Im
             out[y, x] = _clipped_mean(some[:n], limit, deviations[:n])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _clipped_mean(values: NDArray[np.float64], limit: float, deviations: NDArray[np.float64]) -> float:
     """The mean of what lies within ``limit`` sigma of the median; ``deviations`` is room for as many.
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from ripresa.families.stacking import Damaged, tables
 from ripresa.families.stacking.bands import Scratch
 from ripresa.families.stacking.final import FinalImage
+from ripresa.families.stacking.kernels import kernel
 from ripresa.families.stacking.progress import report
 from ripresa.families.stacking.rejection import SLACK
 from ripresa.families.stacking.sky import Background
@@ -128,7 +128,7 @@ def _spread(bands: Sequence[Synthetic], out: FinalImage, c: int) -> float:
     return _MAD_TO_SIGMA * float(np.median(values)) if values.size else 0.0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _combine(
     rows: Any, c: int, sky: Any, cap: Any, spread: float, sigma: float, slack: float, maps: Any
 ) -> None:
@@ -182,7 +182,7 @@ def _combine(
                 )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _pixel(
     clusters: Any,
     c: int,

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from ripresa.families.stacking import bands, robust, tables
 from ripresa.families.stacking.bands import (
@@ -21,6 +20,7 @@ from ripresa.families.stacking.bands import (
     weigh,
     windows_of,
 )
+from ripresa.families.stacking.kernels import kernel
 from ripresa.families.stacking.progress import report
 from ripresa.families.stacking.rejection import LANES, SLACK, accepted_interval, median_of, number, sort_lanes
 from ripresa.families.stacking.sky import Background, background
@@ -154,7 +154,7 @@ def compute(
 _MAPS = ("image", "weight", "weight2", "least", "most", "coverage", "rejected", "flagged")
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _combine(
     samples: Any,
     u: Any,
@@ -222,7 +222,7 @@ def _combine(
             shares[f] += math.floor(total * _UNIT + 0.5) / _UNIT
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _limits(
     ordered: Any,
     count: int,
@@ -258,7 +258,7 @@ def _limits(
             out[2, p] = most
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _sums(values: Any, count: int, limits: Any, weights: Any, out: Any) -> None:
     """Into ``out`` [5, LANES]: sum w, sum w^2, sum w v, sum v and the number of the accepted values v;
     ``weights`` are set to 0 where values are not accepted.
@@ -299,7 +299,7 @@ def _sums(values: Any, count: int, limits: Any, weights: Any, out: Any) -> None:
             number[p] += one[p]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _store(
     values: Any, count: int, limits: Any, sums: Any, weights: Any, r: int, start: int, end: int, maps: Any
 ) -> None:
@@ -334,7 +334,7 @@ def _store(
         sums[0, p] = np.float32(1) / total if n > 0 else np.float32(0)
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "nsz"})
+@kernel(fastmath={"reassoc", "nsz"})
 def _lost(values: Any, limits: Any) -> Any:
     """How many of the values of a strip are not accepted. (Small integers: the order of the sum is free.)"""
     infinity = np.float32(np.inf)
@@ -348,7 +348,7 @@ def _lost(values: Any, limits: Any) -> Any:
     return total
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _add_products(a: Any, b: Any, out: Any) -> None:
     for p in range(LANES):
         out[p] += a[p] * b[p]

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from ripresa.families.stacking import Damaged, StackingError, tables
+from ripresa.families.stacking.kernels import kernel
 
 Image = NDArray[np.float32]
 
@@ -56,19 +56,19 @@ class DamagedFrame(Damaged):
         self.name = name
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _swap(value: Any) -> Any:
     return np.uint16(np.uint16(value >> np.uint16(8)) | np.uint16(value << np.uint16(8)))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _fold(total: Any) -> Any:
     """End-around carry of a sum of 32-bit words."""
     total = (total & np.uint64(0xFFFFFFFF)) + (total >> np.uint64(32))
     return np.uint32((total & np.uint64(0xFFFFFFFF)) + (total >> np.uint64(32)))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _sum_pairs(row: Any) -> Any:
     """Sums of the first and of the second words of all pairs, of at most 65536 pairs."""
     first = np.uint32(0)
@@ -79,7 +79,7 @@ def _sum_pairs(row: Any) -> Any:
     return np.uint64(first), np.uint64(second)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _sum_row16(row: Any) -> Any:
     """Ones'-complement sum of a row of big-endian 16-bit words, two to a 32-bit word."""
     total = np.uint64(0)
@@ -91,7 +91,7 @@ def _sum_row16(row: Any) -> Any:
     return _fold(total)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _encode16(image: Any, inverse: Any, zero: Any, raw: Any, sums: Any) -> None:
     """Round (image - zero) * inverse into big-endian ``raw`` (uint16 [rows, W]), with its row ``sums``."""
     rows, width = image.shape
@@ -106,7 +106,7 @@ def _encode16(image: Any, inverse: Any, zero: Any, raw: Any, sums: Any) -> None:
         sums[r] = _sum_row16(row)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _decode16(raw: Any, scale: Any, zero: Any, sums: Any, out: Any) -> int:
     """The inverse into ``out`` (float32 [rows, W]); the first row whose checksum is wrong, or -1."""
     rows, width = raw.shape
@@ -122,7 +122,7 @@ def _decode16(raw: Any, scale: Any, zero: Any, sums: Any, out: Any) -> int:
     return -1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _swap32(source: Any, target: Any, decode: Any, sums: Any) -> None:
     """Reverse the bytes of 32-bit words; ``sums`` [rows] of the side in the machine's order, which is the
     target if ``decode``."""

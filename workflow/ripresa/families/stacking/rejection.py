@@ -34,8 +34,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from ripresa.families.stacking.kernels import kernel
 
 from . import StackingError
 
@@ -67,7 +68,7 @@ def number(method: str) -> int:
     return METHODS[method]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def sort_lanes(values: Any, count: int) -> None:
     """Sort each of the ``LANES`` columns of ``values`` (flat float32 [count * LANES]) in place, ascending.
 
@@ -80,7 +81,7 @@ def sort_lanes(values: Any, count: int) -> None:
     _levels(values, 0, count, _RUN, count)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _levels(values: Any, first: int, end: int, p: int, last: int) -> None:
     """The levels p, 2 p, ... below ``last`` of the network, on the rows first..end-1."""
     while p < last:
@@ -100,7 +101,7 @@ def _levels(values: Any, first: int, end: int, p: int, last: int) -> None:
         p *= 2
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def median_of(ordered: Any, lane: int, first: int, end: int) -> float:
     """The median of the ordered values first..end-1 of a lane, as float64."""
     half = (first + end) // 2
@@ -110,7 +111,7 @@ def median_of(ordered: Any, lane: int, first: int, end: int) -> float:
     return 0.5 * (np.float64(ordered[(half - 1) * LANES + lane]) + upper)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _mad_sigma(ordered: Any, lane: int, first: int, end: int, middle: float) -> float:
     """1.4826 times the median absolute deviation: the deviations are merged outwards from the median."""
     count = end - first
@@ -140,7 +141,7 @@ def _mad_sigma(ordered: Any, lane: int, first: int, end: int, middle: float) -> 
     return _MAD_TO_SIGMA * (deviation if count % 2 == 1 else 0.5 * (previous + deviation))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _winsorized_sigma(
     ordered: Any, lane: int, first: int, end: int, middle: float, origin: float, sum1: float, sum2: float
 ) -> float:
@@ -193,7 +194,7 @@ def _winsorized_sigma(
     return sigma
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _clip(
     ordered: Any,
     lane: int,
@@ -245,7 +246,7 @@ def _clip(
     return first, end
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _clip_line(
     ordered: Any,
     lane: int,
@@ -295,7 +296,7 @@ def _clip_line(
     return first, end
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def accepted_interval(
     ordered: Any,
     lane: int,
@@ -336,7 +337,7 @@ def accepted_interval(
     return np.float64(ordered[first * LANES + lane]), np.float64(ordered[(end - 1) * LANES + lane])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _accept(
     values: Any, method: int, low: float, high: float, noise: Any, background: Any, slack: float, out: Any
 ) -> None:

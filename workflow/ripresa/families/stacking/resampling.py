@@ -30,10 +30,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from ripresa.families.stacking import StackingError
+from ripresa.families.stacking.kernels import kernel
 
 Image = NDArray[np.float32]
 Matrix = NDArray[np.float64]
@@ -94,7 +94,7 @@ _KERNELS = {"lanczos3": _lanczos3, "bicubic": _bicubic}
 _FAST = {"contract"}
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _clamp(value: Any, low: Any, high: Any, k: Any) -> Any:
     """``value`` between neighbours ``low`` and ``high``; see the module's text. k[24] is the
     background, k[25] is 1 sigma."""
@@ -107,7 +107,7 @@ def _clamp(value: Any, low: Any, high: Any, k: Any) -> Any:
     return high + min(above, max(allowed + allowed - above, zero))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _weigh(u: Any, k: Any, f0: Any, f1: Any, f2: Any, f3: Any, f4: Any, f5: Any) -> Any:
     """The clamped value at distance u + 1/2 right of tap f2."""
     s = u * u
@@ -122,7 +122,7 @@ def _weigh(u: Any, k: Any, f0: Any, f1: Any, f2: Any, f3: Any, f4: Any, f5: Any)
     return _clamp(value, min(f2, f3), max(f2, f3), k) + (value - value)
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@kernel(fastmath=_FAST)
 def _along_row(line: Any, at: int, u: Any, du: Any, k: Any, out: Any) -> None:
     """A run of output pixels: ``out[j]`` from the six of ``line`` from at + j on, at distance u + du j."""
     for j in range(out.size):
@@ -131,7 +131,7 @@ def _along_row(line: Any, at: int, u: Any, du: Any, k: Any, out: Any) -> None:
         out[j] = _weigh(u + du * np.float32(j), k, f0, f1, f2, f3, f4, f5)
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@kernel(fastmath=_FAST)
 def _down_columns(
     f0: Any, f1: Any, f2: Any, f3: Any, f4: Any, f5: Any, u: Any, du: Any, k: Any, out: Any
 ) -> None:
@@ -140,14 +140,14 @@ def _down_columns(
         out[j] = _weigh(u + du * np.float32(j), k, f0[j], f1[j], f2[j], f3[j], f4[j], f5[j])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _mirror(i: int, n: int) -> int:
     """Index i of a row of n pixels that goes on mirrored at its outer edges: ... 1 0 | 0 1 2 ..."""
     i = (-1 - i if i < 0 else i) % (2 * n)
     return i if i < n else 2 * n - 1 - i
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _stay(distance: float, drift: float, most: int) -> int:
     """For how many steps of ``drift`` a distance stays within 0..1, at least 1 and at most ``most``.
 
@@ -162,7 +162,7 @@ def _stay(distance: float, drift: float, most: int) -> int:
     return min(most, max(1, math.ceil(min(length, 1e9))))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _span(slope: float, x: float, low: float, high: float, n: int) -> tuple[int, int]:
     """The integers j in 0..n with low <= x + slope j <= high, as a range."""
     if abs(slope) < 1e-12:
@@ -173,7 +173,7 @@ def _span(slope: float, x: float, low: float, high: float, n: int) -> tuple[int,
     return math.ceil(min(max(a, 0.0), float(n))), math.floor(min(max(b, -1.0), n - 1.0)) + 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _read_line(pixels: Any, start: int, step: int, n: int, line: Any) -> None:
     """A row of n pixels with ``_PAD`` mirrored ones on either side."""
     if step == 1:
@@ -187,13 +187,13 @@ def _read_line(pixels: Any, start: int, step: int, n: int, line: Any) -> None:
         line[_PAD + n + i] = line[_PAD + _mirror(n + i, n)]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _of_phase(pixel: int, phase: int, phases: int) -> int:
     """How many output pixels before ``pixel`` are of a phase."""
     return max(0, (pixel - phase + phases - 1) // phases)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _first_pass(line: Any, x: float, slope: float, phases: int, k: Any, out: Any) -> None:
     """One row of I: at x + slope X for each output pixel X; those of one phase lie together in ``out``."""
     part = out.size // phases
@@ -212,7 +212,7 @@ def _first_pass(line: Any, x: float, slope: float, phases: int, k: Any, out: Any
             j += length
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _second_pass(
     rows: Any, y: float, slope: float, begin: int, end: int, phases: int, k: Any, out: Any
 ) -> None:
@@ -245,7 +245,7 @@ def _second_pass(
             j += length
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _store(result: Any, begin: int, end: int, phases: int, mean: bool, out: Any) -> None:
     """Pixels ``begin`` to ``end`` of a row from their phases, the others NaN; or the mean of both rows."""
     part = result.size // phases
@@ -263,7 +263,7 @@ def _store(result: Any, begin: int, end: int, phases: int, mean: bool, out: Any)
                 out[p + phases * j] = source[j]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _two_passes(
     pixels: Any, grid: Any, m: Any, bounds: Any, k: Any, phases: int, mean: bool, out: Any
 ) -> None:
@@ -304,7 +304,7 @@ def _two_passes(
         _store(result, begin, max(begin, end), phases, mean, out[y])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _at_once(pixels: Any, grid: Any, m: Any, bounds: Any, k: Any, mean: bool, out: Any) -> None:
     """The same for any map, from the 36 pixels round each position."""
     first, row_step, pixel_step, rows, width = grid

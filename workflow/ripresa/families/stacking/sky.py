@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from ripresa.families.stacking import celltables, robust, tables
+from ripresa.families.stacking.kernels import kernel
 
 # The background under a pixel is the lower quartile of this many cells around it squared, so that a star of
 # the size of a cell is not taken for background.
@@ -58,7 +58,7 @@ def _lower_quartile(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(known > 0, quartile, typical)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _interpolate(values: Any, x: Any, y: Any, y0: int, out: Any) -> None:
     """Bilinear interpolation of ``values`` [ny, nx] given at ``x`` [nx] and ``y`` [ny], into the rows of
     ``out`` [rows, W] from row ``y0`` on; constant beyond the outermost points."""

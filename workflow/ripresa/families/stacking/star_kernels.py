@@ -5,8 +5,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from ripresa.families.stacking.kernels import kernel
 
 Image = NDArray[np.float32]
 Vector = NDArray[np.float64]
@@ -26,7 +27,7 @@ _WINDOW = 3.0  # radius of the Gaussian window, sigma
 _FAINTEST = 4.0  # signal-to-noise ratio
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def halve(image: Image, out: Image) -> None:
     """Mean of 2x2 pixels: image [2h, 2w] to out [h, w]."""
     for i in range(out.shape[0]):
@@ -36,7 +37,7 @@ def halve(image: Image, out: Image) -> None:
             out[i, j] = np.float32(0.25) * (upper + lower)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def peaks(plane: Image, coarse: Image, step: int, noise: Any, threshold: float, most: int) -> Vector:
     """Local maxima of the plane above its sky, smoothed with (1 4 6 4 1)/16: rows (x, y, height in sigma).
 
@@ -85,7 +86,7 @@ def peaks(plane: Image, coarse: Image, step: int, noise: Any, threshold: float, 
     return out[:n]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _less_sky(pixels: Image, coarse: Image, y: int, step: int, above: Image, out: Image) -> None:
     """One row less its sky, interpolated linearly in the coarse map."""
     h, w = coarse.shape
@@ -103,7 +104,7 @@ def _less_sky(pixels: Image, coarse: Image, y: int, step: int, above: Image, out
             out[x] = pixels[x] - (value + slope * np.float32(x - k * step))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _higher_half(found: Vector, unit: float, limit: Any) -> tuple[int, Any]:
     """Keep the higher half of the rows; gives their number and the new limit."""
     middle = np.median(found[:, 2])
@@ -115,7 +116,7 @@ def _higher_half(found: Vector, unit: float, limit: Any) -> tuple[int, Any]:
     return n, max(limit, np.float32(middle / unit))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def on_ridge(plane: Image, candidates: Vector) -> NDArray[np.bool_]:
     """Which candidates lie on a line (a satellite's trail, a diffraction spike, a bad column) and not on a
     blob.
@@ -137,7 +138,7 @@ def on_ridge(plane: Image, candidates: Vector) -> NDArray[np.bool_]:
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _box(plane: Image, x: int, y: int) -> float:
     total = 0.0
     for i in range(y - 1, y + 2):
@@ -146,7 +147,7 @@ def _box(plane: Image, x: int, y: int) -> float:
     return total / 9.0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def shapes(plane: Image, candidates: Vector, sigma: float, noise: float, full: float) -> Vector:
     """Position and shape of each candidate in a circular Gaussian window of ``sigma`` px: [n, 11], see the
     names above.
@@ -208,7 +209,7 @@ def shapes(plane: Image, candidates: Vector, sigma: float, noise: float, full: f
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _annulus(inner: float, outer: float) -> NDArray[np.int64]:
     """Pixels [n, 2] (dy, dx) between two radii about a pixel, thinned evenly to at most `_RING`."""
     reach = math.ceil(outer)
@@ -223,7 +224,7 @@ def _annulus(inner: float, outer: float) -> NDArray[np.int64]:
     return found[:n:thin].copy()
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _around(plane: Image, x: float, y: float, where: NDArray[np.int64], values: Vector) -> int:
     """Pixels ``where`` about a point that are in the frame and have a value; gives their number."""
     height, width = plane.shape
@@ -237,7 +238,7 @@ def _around(plane: Image, x: float, y: float, where: NDArray[np.int64], values: 
     return n
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _windowed(
     plane: Image, x: float, y: float, sigma: float, base: float, reach: int, wx: Vector, wy: Vector
 ) -> tuple[bool, float, float, float, float, float, float]:
@@ -278,7 +279,7 @@ def _windowed(
     return True, x, y, total, mxx, mxy, myy
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _top(plane: Image, x: float, y: float, base: float) -> tuple[float, float]:
     """The brightest pixel at a star, and what its eight neighbours have above the sky together."""
     height, width = plane.shape
@@ -292,7 +293,7 @@ def _top(plane: Image, x: float, y: float, base: float) -> tuple[float, float]:
     return top, 9.0 * (_box(plane, tj, ti) - base) - (top - base)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def half_light_radii(
     image: Image, colours: NDArray[np.int64], x: Vector, y: Vector, flux: Vector, sky: Vector, aperture: float
 ) -> Vector:
@@ -336,7 +337,7 @@ def half_light_radii(
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def profile(
     image: Image,
     colours: NDArray[np.int64],
@@ -375,7 +376,7 @@ def profile(
     return s[:n], value[:n]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fluxes(
     image: Image, colours: NDArray[np.int64], x: Vector, y: Vector, radius: float, inner: float, outer: float
 ) -> tuple[Vector, Vector]:
@@ -428,7 +429,7 @@ def fluxes(
     return out, sky
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def apart(points: Vector, distance: float) -> NDArray[np.bool_]:
     """Which points [n, 2] are farther than ``distance`` from every kept point before them."""
     keep = np.ones(len(points), np.bool_)

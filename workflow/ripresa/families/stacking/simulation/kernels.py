@@ -1,20 +1,20 @@
 """The loops over pixels, compiled by numba and cached on disk."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from ripresa.families.stacking.kernels import kernel
 
 Image = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
-_compiled = njit(cache=True, nogil=True)
 LIGHT_LEFT_OUT = 0.05
 """Where a star gives less than this, in e/px, it is not drawn."""
 STEP = 8
 """Smooth light is computed every so many px and interpolated."""
 
 
-@_compiled
+@kernel
 def add_stars(
     image: Image, colour_of: NDArray[np.int64], x: Floats, y: Floats, flux: Floats, shape: Floats, beta: float
 ) -> None:
@@ -48,7 +48,7 @@ def add_stars(
                     image[row, column] += np.float32(light)
 
 
-@_compiled
+@kernel
 def add_smooth(image: Image, colour_of: NDArray[np.int64], grid: Image) -> None:
     """Add light known at every `STEP` px, [C, rows, columns], to an image [H, W]."""
     height, width = image.shape
@@ -67,7 +67,7 @@ def add_smooth(image: Image, colour_of: NDArray[np.int64], grid: Image) -> None:
             image[row, column] += line[channel, k] + along * (line[channel, k + 1] - line[channel, k])
 
 
-@_compiled
+@kernel
 def add_trail(image: Image, x0: float, y0: float, angle: float, width: float, peak: float) -> None:
     """Add a straight line through (x0, y0) whose cross-section is a Gaussian of this sigma, px."""
     height, columns = image.shape
@@ -87,7 +87,7 @@ def add_trail(image: Image, x0: float, y0: float, angle: float, width: float, pe
                 image[k, i] += light
 
 
-@_compiled
+@kernel
 def expose(light: Image, noise: Image, read_noise: float, bias: float, out: NDArray[np.uint16]) -> None:
     """Turn mean electrons into counts: Poisson and read noise, bias, saturation. All arrays are [H, W].
 
