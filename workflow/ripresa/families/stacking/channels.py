@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ripresa.families.stacking import cells as cellular
-from ripresa.families.stacking import tables
+from ripresa.families.stacking import grain, tables
 from ripresa.families.stacking.calibration import Calibrator
 from ripresa.families.stacking.frames import Facts, Image
 from ripresa.families.stacking.progress import report
@@ -109,32 +109,44 @@ class _Splitter:
             maps["background"][c] = measured.background
             maps["energy"][c] = measured.energy
             maps["coverage"][c] = measured.coverage
-            carried = [cellular.carry(level, m, measured.coverage) ** 2 for level, m in noise[c]]
+            carried = [cellular.carry(one.level, one.to_plane, measured.coverage) ** 2 for one in noise[c]]
             maps["noise"][c] = np.sqrt(np.mean(carried, axis=0))
             known = maps["noise"][c][np.isfinite(maps["noise"][c])]
             quiet = float(np.quantile(known, _QUIET)) if len(known) else 0.0
             scales.append(Scale.choose(measured.low, measured.high, quiet))
+            maps["noise"][c] *= np.float32(np.mean([one.coarseness for one in noise[c]]))
         return scales
 
 
-def _raw_noise(raw: Image, facts: Facts, to_frame: Matrix, c: int) -> list[tuple[Image, Matrix]]:
-    """Noise in the cells of each raw lattice of channel ``c``, and the map to its pixels.
+class _Lattice(NamedTuple):
+    """Noise of single pixels in the cells of a raw plane, the map to its pixels, and its coarseness."""
 
-    The noise is that of a single raw pixel also for green, of which there are two lattices.
-    """
+    level: Image
+    to_plane: Matrix
+    coarseness: float
+
+    @classmethod
+    def of(cls, plane: Image, to_plane: Matrix) -> _Lattice:
+        level = cellular.raw_noise(plane)
+        return cls(level, to_plane, grain.coarseness(plane, level))
+
+
+def _raw_noise(raw: Image, facts: Facts, to_frame: Matrix, c: int) -> list[_Lattice]:
+    """Noise of each raw lattice of channel ``c``: that of a single raw pixel also for green, of which there
+    are two lattices."""
     if facts["kind"] != "cfa":
-        return [(cellular.raw_noise(raw[c]), to_frame)]
+        return [_Lattice.of(raw[c], to_frame)]
     lattices = []
     for k, colour in enumerate(facts["bayer"]):
         if colour == "RGB"[c]:
             oy, ox = divmod(k, 2)
             plane = np.ascontiguousarray(raw[0, oy::2, ox::2])
-            lattices.append((cellular.raw_noise(plane), (to_frame - [[0, 0, ox], [0, 0, oy]]) / 2))
+            lattices.append(_Lattice.of(plane, (to_frame - [[0, 0, ox], [0, 0, oy]]) / 2))
     return lattices
 
 
-def _typical(levels: list[tuple[Image, Matrix]]) -> float:
+def _typical(lattices: list[_Lattice]) -> float:
     """The median over all cells; 0 if no pixel is known."""
-    values = np.concatenate([noise.ravel() for noise, _ in levels])
+    values = np.concatenate([one.level.ravel() for one in lattices])
     values = values[np.isfinite(values)]
     return float(np.median(values)) if len(values) else 0.0
