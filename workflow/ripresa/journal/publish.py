@@ -9,6 +9,7 @@ published ones; they are discarded once Snakemake has noted the job as complete.
 
 from __future__ import annotations
 
+import _thread
 import os
 
 from ripresa.journal.paths import Run
@@ -16,6 +17,7 @@ from ripresa.journal.paths import Run
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Any
 
 
 try:
@@ -25,7 +27,8 @@ except ImportError:
         from _sha256 import sha256  # type: ignore[import-not-found]
     except ImportError:
         from hashlib import sha256
-# hashlib loads OpenSSL, which takes longer than hashing a typical output.
+# hashlib loads OpenSSL, which takes longer than hashing a typical output, but hashes large ones much faster.
+_LARGE = 4 << 20
 
 
 def _remove(directory: str) -> None:
@@ -73,7 +76,7 @@ def _files(path: str) -> Iterable[str]:
 
 def checksum(path: str) -> str:
     """SHA-256 of a file, or of the names and contents of a directory tree."""
-    digest = sha256()
+    digest = _sha256(sum(os.stat(name).st_size for name in _files(path)))
     for name in _files(path):
         if name != path:
             digest.update(os.path.relpath(name, path).encode() + b"\0")
@@ -81,6 +84,14 @@ def checksum(path: str) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _sha256(size: int) -> Any:
+    if size < _LARGE:
+        return sha256()
+    import hashlib
+
+    return hashlib.sha256()
 
 
 def flush(paths: Iterable[str]) -> None:
@@ -92,6 +103,31 @@ def flush(paths: Iterable[str]) -> None:
                 os.fsync(fd)
             finally:
                 os.close(fd)
+
+
+def settle(paths: list[str]) -> list[str]:
+    """`flush` staged outputs and return their checksums; large ones both at the same time."""
+    if sum(os.stat(name).st_size for path in paths for name in _files(path)) < _LARGE:
+        flush(paths)
+        return [checksum(path) for path in paths]
+    failed: list[BaseException] = []
+    done = _thread.allocate_lock()
+    done.acquire()
+
+    def flushing() -> None:
+        try:
+            flush(paths)
+        except BaseException as error:  # handed on to who waits
+            failed.append(error)
+        finally:
+            done.release()
+
+    _thread.start_new_thread(flushing, ())
+    sums = [checksum(path) for path in paths]
+    done.acquire()
+    if failed:
+        raise failed[0]
+    return sums
 
 
 def appear(staged: list[str], outputs: list[str]) -> None:

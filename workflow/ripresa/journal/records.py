@@ -112,8 +112,15 @@ def last(path: str) -> dict[str, Any] | None:
 
 
 def write_json(path: str, document: Any) -> None:
-    """Replace a small JSON file atomically and durably."""
-    replace(path, [dumps(document)])
+    """Replace a small JSON file atomically and durably; one that holds just this already is left alone."""
+    text = dumps(document)
+    try:
+        with open(path, "rb") as file:
+            if file.read() == text.encode(errors="backslashreplace"):
+                return
+    except OSError:
+        pass
+    replace(path, [text])
 
 
 def write_lines(path: str, lines: Iterable[dict[str, Any]]) -> None:

@@ -150,18 +150,16 @@ def attempt(unit: Unit, lease: leases.Lease, number: int) -> bool:
 
 def _publish(unit: Unit, record: dict[str, Any], staged: list[str], began: float) -> bool:
     run, target = unit.run, unit.target
-    publish.flush(staged)
-    ended = time.time()
+    sums = publish.settle(staged)
     record.update(
         outcome="published",
         decision="done",
-        ended=clock.iso(ended),
-        output_sha256=publish.checksum(staged[0]),
+        ended=clock.iso(time.time()),
+        output_sha256=sums[0],
     )
     if len(staged) > 1:
         record["outputs"] = {
-            str(run.target_of(o)): publish.checksum(s)
-            for o, s in zip(unit.outputs[1:], staged[1:], strict=True)
+            str(run.target_of(o)): one for o, one in zip(unit.outputs[1:], sums[1:], strict=True)
         }
     records.append(run.attempts(target), record)
     publish.appear(staged, unit.outputs)
