@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ripresa.families.stacking import Damaged, outputs
-from ripresa.families.stacking.outputs import fits, preview
+from ripresa.families.stacking import Damaged, fits, outputs
+from ripresa.families.stacking.outputs import preview
 from ripresa.families.stacking.validation import ValidationFailed
 from stacking_tables import CARDS, final_of, limits, make, picture
 from stacking_tables import settings as configured

@@ -22,13 +22,11 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from ripresa.families.stacking import Damaged, StackingError, tables
+from ripresa.families.stacking import Damaged, StackingError, fits, tables
 from ripresa.families.stacking.kernels import kernel
 
 Image = NDArray[np.float32]
 
-BLOCK = 2880
-CARD = 80
 BLANK = -32768
 # 16-bit integers are used where their step is at most this fraction of the noise: rounding then adds
 # (1/6)^2/12 = 0.2 % to its variance.
@@ -153,67 +151,7 @@ def _data_sum(sums: NDArray[np.uint32], row_bytes: int) -> int:
     total = sums.astype(np.uint64)
     if row_bytes % 4:
         total[1::2] = (total[1::2] >> np.uint64(16)) | ((total[1::2] & np.uint64(0xFFFF)) << np.uint64(16))
-    return _carry(int(total.sum()))
-
-
-def _carry(total: int) -> int:
-    while total >> 32:
-        total = (total & 0xFFFFFFFF) + (total >> 32)
-    return total
-
-
-def _checksum_card(total: int) -> str:
-    """The 16 characters whose sum makes that of a whole HDU all ones (FITS standard 4.0, appendix J)."""
-    value = 0xFFFFFFFF - total
-    columns = []
-    for shift in (24, 16, 8, 0):
-        quotient, rest = divmod((value >> shift) & 0xFF, 4)
-        column = [quotient + 48 + rest, quotient + 48, quotient + 48, quotient + 48]
-        # Only letters and digits: pairs are moved apart, which leaves their sum.
-        while any(58 <= c <= 64 or 91 <= c <= 96 for c in column):
-            for i in (0, 2):
-                if any(58 <= c <= 64 or 91 <= c <= 96 for c in column[i : i + 2]):
-                    column[i] += 1
-                    column[i + 1] -= 1
-        columns.append(column)
-    text = "".join(chr(columns[k % 4][k // 4]) for k in range(16))
-    return text[-1] + text[:-1]
-
-
-def _card(key: str, value: str | float | bool, comment: str = "") -> list[str]:
-    """A header card, with CONTINUE cards after it if ``value`` is a long string."""
-    if isinstance(value, str):
-        return _string_cards(key, value, comment)
-    text = ("T" if value else "F") if isinstance(value, bool) else repr(value).upper()
-    return [(f"{key:8}= {text:>20}" + (f" / {comment}" if comment else ""))[:CARD].ljust(CARD)]
-
-
-def _string_cards(key: str, value: str, comment: str) -> list[str]:
-    parts = [""]
-    for character in value:
-        quoted = character.replace("'", "''")  # a pair of quotes is never torn
-        if len(parts[-1]) + len(quoted) > 67:
-            parts.append("")
-        parts[-1] += quoted
-    cards = [f"{f'{key:8}= ' if i == 0 else 'CONTINUE  '}'{part}&'" for i, part in enumerate(parts[:-1])]
-    last = f"{'CONTINUE  ' if cards else f'{key:8}= '}'{parts[-1]:8}'"
-    if comment and len(last) + 3 + len(comment) <= CARD:
-        last = f"{last:30} / {comment}"  # aligned as astropy does: its checksum is that of its own rendering
-    return [card.ljust(CARD) for card in (*cards, last)]
-
-
-def _header(cards: list[str], data_sum: int) -> bytes:
-    """The header blocks of an HDU, with its DATASUM and CHECKSUM."""
-    cards = [
-        *cards,
-        *_card("DATASUM", str(data_sum), "of the data"),
-        *_card("CHECKSUM", "0" * 16, "of the HDU"),
-    ]
-    text = "".join([*cards, "END".ljust(CARD)])
-    blocks = text.ljust(-(-len(text) // BLOCK) * BLOCK).encode("ascii")
-    total = _carry(int(np.frombuffer(blocks, ">u4").sum(dtype=np.uint64)) + data_sum)
-    at = (len(cards) - 1) * CARD + 11
-    return blocks[:at] + _checksum_card(total).encode("ascii") + blocks[at + 16 :]
+    return fits.fold(int(total.sum()))
 
 
 def _printable(name: str) -> str:
@@ -260,7 +198,7 @@ class Writer:
         self.width = width
         self.height = height
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        self._end = BLOCK
+        self._end = fits.BLOCK
         self._frames = 0
         self._rows = max(1, min(height, _BAND // (4 * width)))
         self._buffer = np.empty(self._rows * width, np.uint32)
@@ -286,7 +224,7 @@ class Writer:
         sums: NDArray[np.uint32],
     ) -> Plane:
         size = 2 if scale.step else 4
-        header = _header(self._cards(name, c, scale, to_frame), 0)
+        header = fits.header(self._cards(name, c, scale, to_frame), 0)
         offset = self._end + len(header)
         at = offset
         for y in range(0, self.height, self._rows):
@@ -299,9 +237,9 @@ class Writer:
             else:
                 _swap32(rows.view(np.uint32), raw, False, sums[y : y + self._rows])
             at += _write(self._fd, raw.data, at)
-        padding = -at % BLOCK
+        padding = -at % fits.BLOCK
         _write(self._fd, bytes(padding), at)
-        header = _header(self._cards(name, c, scale, to_frame), _data_sum(sums, size * self.width))
+        header = fits.header(self._cards(name, c, scale, to_frame), _data_sum(sums, size * self.width))
         _write(self._fd, header, self._end)
         self._end = at + padding
         return Plane(
@@ -313,36 +251,36 @@ class Writer:
 
     def _cards(self, name: str, c: int, scale: Scale, to_frame: NDArray[np.float64]) -> list[str]:
         cards = [
-            *_card("XTENSION", "IMAGE", "a registered frame"),
-            *_card("BITPIX", 16 if scale.step else -32),
-            *_card("NAXIS", 2),
-            *_card("NAXIS1", self.width),
-            *_card("NAXIS2", self.height),
-            *_card("PCOUNT", 0),
-            *_card("GCOUNT", 1),
+            fits.card("XTENSION", "IMAGE", "a registered frame"),
+            fits.card("BITPIX", 16 if scale.step else -32),
+            fits.card("NAXIS", 2),
+            fits.card("NAXIS1", self.width),
+            fits.card("NAXIS2", self.height),
+            fits.card("PCOUNT", 0),
+            fits.card("GCOUNT", 1),
         ]
         if scale.step:
-            cards += _card("BSCALE", scale.step) + _card("BZERO", scale.zero)
-            cards += _card("BLANK", BLANK, "outside the footprint")
-        cards += _card("EXTNAME", _printable(name), "the frame")
-        cards += _card("EXTVER", c + 1) + _card("CHANNEL", self.channels[c])
+            cards += [fits.card("BSCALE", scale.step), fits.card("BZERO", scale.zero)]
+            cards += [fits.card("BLANK", BLANK, "outside the footprint")]
+        cards += fits.long_string("EXTNAME", _printable(name), "the frame")
+        cards += [fits.card("EXTVER", c + 1), fits.card("CHANNEL", self.channels[c])]
         for row in range(2):
             for column, axis in enumerate(("x", "y", "1")):
                 comment = f"{'xy'[row]} in the frame, coefficient of {axis}"
-                cards += _card(f"TR{row + 1}_{column + 1}", float(to_frame[row, column]), comment)
+                cards.append(fits.card(f"TR{row + 1}_{column + 1}", float(to_frame[row, column]), comment))
         return cards
 
     def close(self) -> None:
         """Write the primary header. The file is no FITS file before."""
         cards = [
-            *_card("SIMPLE", True, "registered frames of one chunk"),
-            *_card("BITPIX", 8),
-            *_card("NAXIS", 0),
-            *_card("EXTEND", True),
-            *_card("NFRAMES", self._frames, "frames, one extension for each channel"),
-            *_card("CHANNELS", "".join(self.channels)),
+            fits.card("SIMPLE", True, "registered frames of one chunk"),
+            fits.card("BITPIX", 8),
+            fits.card("NAXIS", 0),
+            fits.card("EXTEND", True),
+            fits.card("NFRAMES", self._frames, "frames, one extension for each channel"),
+            fits.card("CHANNELS", "".join(self.channels)),
         ]
-        _write(self._fd, _header(cards, 0), 0)
+        _write(self._fd, fits.header(cards, 0), 0)
         os.close(self._fd)
         self._fd = -1
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ripresa.families.stacking.outputs import fits
+from ripresa.families.stacking import fits
 from ripresa.families.stacking.outputs.evidence import Frame
 
 

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ripresa.families.stacking import fits
 from ripresa.families.stacking.header import Header
-from ripresa.families.stacking.outputs import fits, frame_table
+from ripresa.families.stacking.outputs import frame_table
 from ripresa.families.stacking.outputs.evidence import Evidence, Frame
 
 
@@ -95,7 +96,7 @@ def story(evidence: Evidence, settings: dict[str, Any]) -> Iterator[str]:
     reference = evidence.reference["name"]
     yield f"{len(stacked)} of {len(evidence.frames)} frames stacked on the grid of {reference}"
     yield "flux (by star photometry) and background of every frame brought to those of this one"
-    yield weighting(settings)
+    yield weighting(settings, evidence.sharpness)
     rejection = settings["rejection"]
     if rejection["method"] == "none":
         yield "rejection: none"
@@ -111,14 +112,17 @@ def story(evidence: Evidence, settings: dict[str, Any]) -> Iterator[str]:
         yield f"excluded: {frame.name}: {frame.reason}"
 
 
-def weighting(settings: dict[str, Any]) -> str:
-    """The formula of the weights in words."""
-    formulas = {
-        "physical": f"scale^2 / (noise^2 r50^{settings['psf_exponent']:g})",
-        "quality": "exp(global quality) exp(local quality)",
-        "none": "all frames alike",
-    }
-    return f"weighting: {settings['weighting']}, {formulas[settings['weighting']]}"
+def weighting(settings: dict[str, Any], sharpness: dict[str, float] | None) -> str:
+    """The formula of the weights in words; ``sharpness`` is what LOCAL_METRICS has chosen, if it had to."""
+    formula = {"quality": "exp(global quality) exp(local quality)", "none": "all frames alike"}
+    if settings["weighting"] == "physical":
+        exponent = settings["psf_exponent"]
+        formula["physical"] = (
+            f"max(h/<h> - {sharpness['mu']:g}, 0) scale^2 / noise^2, h = 1 / r50^2"
+            if sharpness
+            else f"scale^2 / (noise^2 r50^{exponent})"
+        )
+    return f"weighting: {settings['weighting']}, {formula[settings['weighting']]}"
 
 
 def _carried(evidence: Evidence, own: set[str]) -> list[str]:
@@ -137,7 +141,11 @@ def _carried(evidence: Evidence, own: set[str]) -> list[str]:
 
 
 def _wcs(reference: dict[str, Any]) -> list[str]:
-    return [one[:80].ljust(80) for one in reference.get("cards", ()) if _WCS.fullmatch(_keyword(one))]
+    return [
+        one[: fits.CARD].ljust(fits.CARD)
+        for one in reference.get("cards", ())
+        if _WCS.fullmatch(_keyword(one))
+    ]
 
 
 def _exposure(frames: Sequence[Frame]) -> Iterator[str]:
@@ -165,6 +173,8 @@ def _method(evidence: Evidence, settings: dict[str, Any], measured: dict[str, An
     yield fits.card("REFFRAME", evidence.reference["name"], "whose grid and flux this is")
     yield fits.card("STACKMOD", evidence.mode)
     yield fits.card("WEIGHTNG", settings["weighting"])
+    if evidence.sharpness:
+        yield fits.card("SHARPMU", evidence.sharpness["mu"], "sharpness of the weights, see HISTORY")
     yield fits.card("REJECTN", settings["rejection"]["method"])
     figures = (
         ("NEFF", "n_eff", "effective number of frames (median)"),

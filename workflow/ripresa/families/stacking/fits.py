@@ -10,8 +10,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 2880
-CARD = 80
+from ripresa.families.stacking.header import BLOCK, CARD
+
 Value = bool | int | float | str
 Column = tuple[str, str, str, NDArray[np.generic]]
 """Name, FITS format (such as ``J`` or ``6D``), unit ("" for none) and values, one row for each record."""
@@ -41,6 +41,26 @@ def card(keyword: str, value: Value, comment: str = "") -> str:
     return line[:CARD].ljust(CARD)
 
 
+def long_string(keyword: str, value: str, comment: str = "") -> list[str]:
+    """A string of any length as the cards it takes (CONTINUE, section 4.2.1.2 of the standard).
+
+    The comment is left out where it does not fit.
+    """
+    parts = [""]
+    for letter in _ascii(value):
+        quoted = letter.replace("'", "''")  # a pair of quotes is never torn
+        if len(parts[-1]) + len(quoted) > CARD - 13:
+            parts.append("")
+        parts[-1] += quoted
+    starts = [f"{keyword:<8}= '", *["CONTINUE  '"] * (len(parts) - 1)]
+    lines = [f"{start}{part}&'" for start, part in zip(starts, parts, strict=True)]
+    lines[-1] = f"{starts[-1]}{parts[-1]:8}'"
+    if comment and len(lines[-1]) + 3 + len(comment) <= CARD:
+        # Aligned as astropy does: the checksum that it verifies is that of its own rendering.
+        lines[-1] = f"{lines[-1]:30} / {comment}"
+    return [line.ljust(CARD) for line in lines]
+
+
 def history(text: str) -> list[str]:
     """A line of history as the cards it takes."""
     words, width = _ascii(text), CARD - 8
@@ -68,7 +88,7 @@ def image(
     else:
         mandatory += [card("PCOUNT", 0), card("GCOUNT", 1), card("EXTNAME", name)]
     native = np.ascontiguousarray(data, data.dtype.newbyteorder("="))
-    file.write(_header([*mandatory, *cards], datasum(native)))
+    file.write(header([*mandatory, *cards], datasum(native)))
     file.write(native.astype(native.dtype.newbyteorder(">"), copy=False).data if native.size else b"")
     file.write(bytes(-native.nbytes % BLOCK))
 
@@ -102,7 +122,7 @@ def table(file: BinaryIO, columns: Sequence[Column], name: str, cards: Iterable[
         if form[-1] == "J":
             mandatory.append(card(f"TNULL{n}", -1, "no value"))
     data = records.tobytes()
-    file.write(_header([*mandatory, *cards], datasum(np.frombuffer(data, np.uint8))))
+    file.write(header([*mandatory, *cards], datasum(np.frombuffer(data, np.uint8))))
     file.write(data + bytes(-len(data) % BLOCK))
 
 
@@ -117,10 +137,11 @@ def datasum(data: NDArray[np.generic]) -> int:
     total = 0
     for lane in range(lanes):
         total += int(words[lane::lanes].sum(dtype=np.uint64)) << (8 * size * (lanes - 1 - lane))
-    return _fold(total)
+    return fold(total)
 
 
-def _header(cards: Iterable[str], data_sum: int) -> bytes:
+def header(cards: Iterable[str], data_sum: int) -> bytes:
+    """The blocks of a header with these cards, of a unit whose data have this `datasum`."""
     lines = [
         *cards,
         card("CHECKSUM", _NO_CHECKSUM, "of this unit"),
@@ -128,12 +149,13 @@ def _header(cards: Iterable[str], data_sum: int) -> bytes:
     ]
     text = "".join([*lines, "END".ljust(CARD)]).encode("ascii")
     text += b" " * (-len(text) % BLOCK)
-    total = _fold(datasum(np.frombuffer(text, np.uint8)) + data_sum)
+    total = fold(datasum(np.frombuffer(text, np.uint8)) + data_sum)
     start = (len(lines) - 2) * CARD + len("CHECKSUM= '")
     return text[:start] + _encoded(0xFFFFFFFF - total) + text[start + 16 :]
 
 
-def _fold(total: int) -> int:
+def fold(total: int) -> int:
+    """A sum of 32-bit words with its carries added again, as ones' complement has it."""
     while total >> 32:
         total = (total & 0xFFFFFFFF) + (total >> 32)
     return total
