@@ -179,11 +179,14 @@ def test_threads_cannot_be_seen(tmp_path):
     assert results[0] == results[1]
 
 
-def test_the_reference_must_be_there(tmp_path):
+def test_a_reference_that_was_taken_away_is_replaced_by_another_frame(tmp_path):
     campaign = Campaign(tmp_path, frames=3)
     stars, registrations, cells, reference = campaign.write(3)
-    with pytest.raises(StackingError, match=r"light_0000.fits is not registered"):
-        normalize(stars, registrations, cells[1:], reference, FEW, str(tmp_path / "out"))
+    normalize(stars, registrations, cells[1:], reference, FEW, str(tmp_path / "out"))
+    about, arrays = tables.load(str(tmp_path / "out"), "scale")
+    names = [frame["name"] for frame in about["frames"]]
+    assert "light_0000.fits" not in names and len(names) == 2
+    assert np.all(arrays["scale"][names.index(about["reference"])] == 1)
 
 
 def test_too_few_registered_frames_are_refused(tmp_path):

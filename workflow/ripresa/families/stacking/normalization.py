@@ -56,12 +56,8 @@ def normalize(
     cell = celltables.read(cells, "background")
     check_number(len(cell.names), settings["mode"], "frames could be registered")
     grid = tables.read_json(reference)
-    if grid["name"] not in cell.names:
-        raise StackingError(
-            f"the reference frame {grid['name']} is not registered: run again from REGISTRATION"
-        )
-    anchor = cell.names.index(grid["name"])
     catalogue = match_stars(stars, registrations, cell.names, grid)
+    anchor = _anchor(catalogue, cell.names, grid["name"])
     photometry = Photometry(catalogue, anchor)
     facts = _facts(stars, cell.names)
     scale, origin = fill_in(photometry.scale, anchor, facts, cell)
@@ -73,7 +69,7 @@ def normalize(
             "stars_matched": int(np.isfinite(catalogue.measured["snr"][f]).sum()),
             "stars_detected": int(catalogue.detected[f]),
             "scale_from": origin[f],
-            "scale_error": float(photometry.error[f]) if origin[f] == "stars" else None,
+            "scale_error": float(photometry.error[f]) if np.isfinite(photometry.error[f]) else None,
             "background_terms": int(terms[f]),
         }
         for f, name in enumerate(cell.names)
@@ -82,7 +78,7 @@ def normalize(
         output,
         {
             "frames": frames,
-            "reference": grid["name"],
+            "reference": cell.names[anchor],
             "channels": cell.channels,
             "width": cell.width,
             "height": cell.height,
@@ -176,6 +172,14 @@ def _channel_scale(flux: Floats, error: Floats, anchor: int) -> tuple[Floats, Fl
         scale = scale / scale[anchor]  # all NaN if the reference itself has too few stars
     known = np.isfinite(scale)
     return scale, np.where(known, found.error, np.nan), np.where(known, found.number, 0)
+
+
+def _anchor(catalogue: Catalogue, names: list[str], wanted: str) -> int:
+    """The frame to whose flux and background all others are brought: the reference; where that frame was
+    taken away since (its grid stays), the one with the most of its stars."""
+    if wanted in names:
+        return names.index(wanted)
+    return int(np.isfinite(catalogue.measured["snr"]).sum(axis=1).argmax())
 
 
 def _facts(stars: list[str], names: list[str]) -> list[dict[str, Any]]:
