@@ -57,4 +57,6 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@for profile in $(filter-out profiles/default,$(wildcard profiles/*)); do ln -sfn $$profile $$(basename $$profile); done
+	@echo "Compiling the kernels of stacking, once for this machine"
+	@$(BIN)/python workflow/scripts/stacking_compile.py
 	@touch $@

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from ripresa.families.stacking import Damaged, StackingError
+from ripresa.families.stacking import Changed, Damaged, StackingError
 
 # Before its first kernel numba imports scipy.linalg, if it can, for the linear algebra of kernels, of which
 # there is none here: a fifth of a second in each process.
@@ -25,6 +25,11 @@ def reported() -> Iterator[None]:
         with contextlib.suppress(OSError):
             os.unlink(error.path)
         sys.exit(f"error: {error}; it was removed, and the next call makes it again")
+    except Changed as error:
+        if error.scan:
+            with contextlib.suppress(OSError):
+                os.unlink(error.scan)
+        sys.exit(f"error: {error}")
     except StackingError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
@@ -32,7 +37,7 @@ def reported() -> Iterator[None]:
 
 
 def grouped(words: list[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """The words before the first ``--NAME``, and the words after each: for scripts that take lists of files."""
+    """The words before the first ``--NAME``, and the words after each, for scripts that take lists."""
     first: list[str] = []
     groups: dict[str, list[str]] = {}
     current = first

@@ -15,8 +15,8 @@ from ripresa.families.stacking.plan import check_number
 from ripresa.families.stacking.startable import FrameStars
 
 BRIGHT = 30  # stars whose signal-to-noise ratio is that of the frame
-CANDIDATES = 12  # the best frames, of which the one most central in the drift is taken
-SAMPLE = 24  # frames, evenly over the night, that tell the drift
+CANDIDATES = 8  # the best frames, of which the one most central in the drift is taken
+SAMPLE = 12  # frames, evenly over the night, that tell the drift
 OVERLAP_POWER = 1.5  # of the overlap beside the quality
 STARS = 400
 
