@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import multiprocessing
 import os
@@ -564,3 +565,29 @@ def test_a_unit_born_after_the_manifest_is_shown_and_one_that_left_is_not(tmp_pa
     records.append(run.attempts("f/born.txt"), {**done, "target": "f/born.txt"})
     found = {unit.target: unit.state for unit in states(run)}
     assert found == {"f/born.txt": "QUARANTINED", "f/stays.txt": "PENDING"}
+
+
+def test_large_outputs_are_hashed_while_they_are_brought_to_the_disk(tmp_path, monkeypatch):
+    small, large = tmp_path / "small", tmp_path / "large"
+    small.write_bytes(b"small")
+    large.write_bytes(os.urandom(5 << 20))
+    paths = [str(small), str(large)]
+    assert publish.settle(paths) == [hashlib.sha256(path.read_bytes()).hexdigest() for path in (small, large)]
+
+    def full(fd):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for some in (paths, paths[:1]):
+        with pytest.raises(OSError, match="No space left"):
+            publish.settle(some)
+
+
+def test_a_document_that_is_there_already_is_not_written_again(tmp_path):
+    path = tmp_path / "document.json"
+    records.write_json(str(path), {"a": 1})
+    os.utime(path, ns=(0, 0))
+    records.write_json(str(path), {"a": 1})
+    assert path.stat().st_mtime_ns == 0
+    records.write_json(str(path), {"a": 2})
+    assert records.read_json(str(path)) == {"a": 2}
