@@ -11,3 +11,16 @@ class Damaged(StackingError):
     def __init__(self, path: str, what: str) -> None:
         super().__init__(f"{path} is damaged ({what})")
         self.path = path
+
+
+class Changed(StackingError):
+    """A frame that is no longer what it was when it was scanned.
+
+    ``scan`` is the table of the scan, where it is known: without it the frame is scanned anew, also if its
+    file has the old modification time.
+    """
+
+    def __init__(self, what: str, scan: str | None = None) -> None:
+        super().__init__(f"{what}; run the command again, and it is scanned anew")
+        self.what = what
+        self.scan = scan

@@ -43,7 +43,7 @@ def split(
     has about: cell (px), width, height, channels, bytes (of the file ``registered``), frames [{name,
     planes}]; and arrays [F, C, ny, nx] background, noise, energy, coverage (see `cells`), row_sum [F, C, H].
 
-    Raises StackingError if a frame is no longer what it was when it was scanned.
+    Raises Changed if a frame is no longer what it was when it was scanned.
     """
     grid = tables.read_json(reference)
     width, height, channels = grid["width"], grid["height"], grid["channels"]
@@ -61,7 +61,7 @@ def split(
     with Writer(registered, channels, width, height) as writer:
         for i, (facts, hot) in enumerate(_frames(stars, placed)):
             name, to_frame = facts["name"], placed[facts["name"]]
-            image = load_frame(facts, calibrator, hot)
+            image = load_frame(facts, calibrator, hot, stars)
             scales = splitter.split(image, facts, to_frame, {key: maps[key][i] for key in _MAPS})
             planes, row_sum[i] = writer.add(name, splitter.image, scales, to_frame)
             frames.append({"name": name, "planes": planes})

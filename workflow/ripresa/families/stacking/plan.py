@@ -19,9 +19,11 @@ def plan(settings: dict[str, Any], run: str, cores: int, chunks: int | None = No
     """The plan of a stack in the run directory ``run``.
 
     Returns {"chunks": n, "frames": {"1-of-n": [[name, path], ...], ...}, "simulated": [path, ...],
-    "calibration": [path, ...]}. The number of chunks is ``chunks``, else the configured one, else the one that the run has already, else one
-    per core: to go on with other cores repeats nothing. A frame that was scanned stays in its chunk; a new
-    one joins the smallest. Raises StackingError if there are too few frames.
+    "calibration": [path, ...]}. The number of chunks is ``chunks``, else the configured one, else the one
+    that the run has already, else one per core: to go on with other cores repeats nothing. A frame that was
+    scanned stays in its chunk; a new one joins the smallest.
+
+    Raises StackingError if there are too few frames.
     """
     directory = f"{run}/stacking"
     simulated = []
@@ -43,8 +45,8 @@ def check_number(frames: int, mode: dict[str, Any], what: str) -> None:
     """Refuse to stack too few frames."""
     if frames < mode["minimum_frames"] and not mode["allow_few"]:
         raise StackingError(
-            f"only {frames} {what}, and stacking.mode.minimum_frames is {mode['minimum_frames']}; add frames or "
-            f"set stacking.mode.allow_few: true"
+            f"only {frames} {what}, and stacking.mode.minimum_frames is {mode['minimum_frames']}; add frames "
+            "or set stacking.mode.allow_few: true"
         )
 
 

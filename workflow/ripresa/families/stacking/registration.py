@@ -27,8 +27,7 @@ def register(stars: str, reference: str, masters: str | None, settings: dict[str
     ``settings`` has registration (model, minimum_matches). Each frame gets {name, status ("registered" or
     "excluded"), method ("reference", "stars", "correlation" or null), reason, matches, residual_px (RMS
     distance of matched stars), uncertainty_px (of the transform, at its worst), model, to_frame (2x3,
-    reference px to frame px)}. Raises StackingError if a frame that has to be read again is no longer what it
-    was.
+    reference px to frame px)}. Raises Changed if a frame that has to be read again is no longer what it was.
     """
     chosen = tables.read_json(reference)
     registrar = Registrar(chosen, masters, stars, settings["registration"])
@@ -138,7 +137,7 @@ class _Images:
     def locate(self, frame: FrameStars) -> Any:
         """The `correlation.Peak` of a frame, or None."""
         bad = startable.bad_pixels(self._table, frame.name)
-        return self._correlator.locate(self._load(frame.facts, self._calibrator, bad))
+        return self._correlator.locate(self._load(frame.facts, self._calibrator, bad, self._table))
 
 
 def _figures(reference: Points, frame: Points, to_frame: transforms.Matrix, found: Match) -> Entry:

@@ -30,7 +30,8 @@ def save(path: str, about: dict[str, Any], **arrays: NDArray[Any]) -> None:
 def load(path: str, *names: str) -> tuple[dict[str, Any], Arrays]:
     """The document and the arrays of a table (only those in ``names``, if any are given).
 
-    Raises OSError if there is no such file, Damaged if it is not as it was written (each array has a checksum).
+    Raises OSError if there is no such file, Damaged if it is not as it was written (each array has a
+    checksum).
     """
     try:
         with np.load(path, allow_pickle=False) as file:
