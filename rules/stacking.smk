@@ -369,7 +369,7 @@ rule STACKING:
         )
 
 
-# What the plots show is known before the last phase, beside which they are drawn.
+# What the plots show is known before the last three phases, beside which they are drawn.
 rule stacking_plots:
     input:
         reference=REFERENCE,
@@ -377,7 +377,6 @@ rule stacking_plots:
         global_metrics=global_metrics.target,
         tile_grid=tile_grid.target,
         local_metrics=local_metrics.target,
-        clusters=clusters.target,
         stars=gather.stacking(STARS),
         registrations=registrations.targets(),
         reconstructions=reconstructions.targets(),
@@ -395,7 +394,7 @@ rule stacking_plots:
     shell:
         guard(
             "python workflow/scripts/stacking_plots.py {output[0]} {input.reference:q} {input.normalization:q} "
-            "{input.global_metrics:q} {input.tile_grid:q} {input.local_metrics:q} {input.clusters:q} "
+            "{input.global_metrics:q} {input.tile_grid:q} {input.local_metrics:q} "
             "--stars {input.stars:q} --registrations {input.registrations:q} "
             "--reconstructions {input.reconstructions:q}"
         )

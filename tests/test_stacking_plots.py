@@ -1,12 +1,15 @@
 """The pictures of a stack: all there, the same at every time, and true."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from ripresa.families.stacking import plots, tables
@@ -65,6 +68,41 @@ def test_the_same_tables_give_the_same_bytes(tmp_path):
     for path in first.iterdir():
         assert path.read_bytes() == (second / path.name).read_bytes()
         assert b"tEXt" not in path.read_bytes(), "neither dates nor versions"
+
+
+def test_they_do_not_wait_for_the_clusters(tmp_path):
+    sources = with_maps(make(tmp_path / "tables", mode="full"))
+    os.unlink(sources.clusters)
+    plots.draw(replace(sources, clusters=None), f"{tmp_path}/plots")
+    assert {path.stem for path in (tmp_path / "plots").iterdir()} == set(plots.PLOTS)
+
+
+def boxes(figure, renderer):
+    """What a picture consists of, px: its title, and all axes with their titles and what is beside them."""
+    yield 0, figure._suptitle.get_window_extent(renderer)
+    for n, axes in enumerate(figure.axes, 1):
+        yield n, axes.get_window_extent(renderer)
+        titles = [axes.title, axes._left_title, axes._right_title]
+        yield from ((n, title.get_window_extent(renderer)) for title in titles if title.get_text())
+        yield from ((n, box) for axis in (axes.xaxis, axes.yaxis) if (box := axis.get_tightbbox(renderer)))
+
+
+@pytest.mark.parametrize("shape", [(160, 240), (400, 100), (60, 600)])
+def test_nothing_lies_on_anything_else(tmp_path, shape):
+    """Places are given, not looked for, and have to do for frames of every shape and large numbers."""
+    scan = {n: {"background": 1e5 * n} for n in range(10)}
+    sources = with_maps(make(tmp_path, shape=shape, scan=scan), shape)
+    for name, make_figure in plots.PLOTS.items():
+        with matplotlib.rc_context(plots.STYLE):
+            figure = make_figure(collect(sources), sources)
+            canvas = FigureCanvasAgg(figure)
+            canvas.draw()
+        seen = []
+        for owner, box in boxes(figure, canvas.get_renderer()):
+            assert box.x0 >= 0 and box.y0 >= 0, name
+            assert box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, name
+            assert not [other for other, there in seen if owner != other and box.overlaps(there)], name
+            seen.append((owner, box))
 
 
 def test_weights_and_fwhm_over_time(tmp_path):

@@ -20,8 +20,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, RED, GREY = "#2166ac", "#e08214", "#b2182b", "#666666"  # told apart by colour-blind readers too
+GRID = "#dddddd"
 WIDTH, HIGHEST = 8.0, 10.0  # inches
-DPI = 110
+DPI = 100
+LEFT, RIGHT, TOP, BOTTOM = 0.7, 0.2, 0.65, 0.45  # margins, inches
+BAR, BAR_HIGH = 0.95, 1.6  # inches, what a bar of colours takes beside its map, and its label at least
+STYLE: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "axes.labelpad": 2,
+    "axes.labelsize": 8,
+    "axes.titlepad": 4,
+    "axes.titlesize": 8,
+    "axes.titley": 1.0,  # at a given place, because matplotlib looks for one otherwise
+    "figure.titlesize": 11,
+    "text.parse_math": False,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+}
 NAMED = 3  # frames that stand out are named, so many
 LONGEST = 600  # px, of the map of rejections
 
@@ -30,19 +46,20 @@ _Series = tuple[str, list[float | None], str]
 
 def draw(sources: Sources, directory: str) -> None:
     """Write one PNG for each of `PLOTS` into ``directory``; the same tables give the same bytes."""
+    import matplotlib
+
     evidence = collect(sources)
     os.makedirs(directory, exist_ok=True)
-    for name, make in PLOTS.items():
-        figure = make(evidence, sources)
-        # Without the version of the library, with which the bytes would change.
-        figure.savefig(f"{directory}/{name}.png", dpi=DPI, format="png", metadata={"Software": None})
+    with matplotlib.rc_context(STYLE):
+        for name, make in PLOTS.items():
+            _write(f"{directory}/{name}.png", make(evidence, sources))
 
 
 def _frames(evidence: Evidence, _: Sources) -> Figure:
     stacked = evidence.stacked
     count = len(stacked)
     weights = [None if f.weight_share is None else f.weight_share * count for f in stacked]
-    return _over_time(
+    return _time_lines(
         evidence,
         [
             ("FWHM (px)", [frame.fwhm_px for frame in stacked], BLUE),
@@ -55,7 +72,7 @@ def _frames(evidence: Evidence, _: Sources) -> Figure:
 
 def _sky(evidence: Evidence, _: Sources) -> Figure:
     stacked = evidence.stacked
-    return _over_time(
+    return _time_lines(
         evidence,
         [
             ("background (ADU)", [frame.background for frame in stacked], BLUE),
@@ -72,7 +89,7 @@ def _registration(evidence: Evidence, _: Sources) -> Figure:
     matrices = [np.array(frame.to_frame) if frame.to_frame else None for frame in stacked]
     moved = [None if m is None else m @ centre - centre[:2] for m in matrices]
     turned = [None if m is None else math.degrees(math.atan2(m[1, 0], m[0, 0])) for m in matrices]
-    figure = _over_time(
+    figure = _time_lines(
         evidence,
         [
             ("residual (px)", [frame.residual_px for frame in stacked], BLUE),
@@ -89,7 +106,7 @@ def _registration(evidence: Evidence, _: Sources) -> Figure:
     )
     flipped = sum(1 for angle in turned if angle is not None and abs(angle) > 90)
     if flipped:
-        figure.axes[-1].set_title(f"turned by 180 degrees more: {flipped} frames", fontsize=8, loc="right")
+        figure.axes[-1].set_title(f"turned by 180 degrees more: {flipped} frames", loc="right", color=GREY)
     return figure
 
 
@@ -100,39 +117,44 @@ def _tiles(evidence: Evidence, sources: Sources) -> Figure:
         relative = weights / weights.mean(axis=0)
     share = np.array([frame.weight_share or 0.0 for frame in evidence.stacked])
     best, worst = int(np.argmax(share)), int(np.argmin(share))
-    shape = evidence.grid["height"] / evidence.grid["width"]
-    figure = _figure(min(max(3.2, WIDTH * shape + 1.4), HIGHEST))
-    axes = figure.subplots(2, 2)
+    room = (WIDTH - LEFT - BAR - 0.2) / 2
+    wide, high = _fitting(evidence, room, (HIGHEST - TOP - BOTTOM - 0.6) / 2)
+    bar_high = max(high, BAR_HIGH)
+    pitch = bar_high + 0.6
+    figure = _figure(TOP + 2 * pitch - 0.6 + BOTTOM, "Tiles of the best and the worst frame")
     rows: list[tuple[str, NDArray[Any], str]] = [
-        ("weight (1: the mean frame there)", relative, "viridis"),
+        ("weight (mean frame: 1)", relative, "viridis"),
         ("half-light radius (px)", local["r50"], "magma_r"),
     ]
-    for line, (label, maps, colours) in zip(axes, rows, strict=True):
-        pair = np.stack([maps[best], maps[worst]])
-        for panel, field, which, frame in zip(line, pair, ("highest", "lowest"), (best, worst), strict=True):
-            picture = _field(panel, field, evidence, colours, pair)
-            panel.set_title(f"{which} weight: {_short(evidence.stacked[frame].name)}", fontsize=8, loc="left")
-        _bar(figure, picture, list(line), label)
-    figure.suptitle("Tiles of the best and the worst frame", fontsize=11)
+    shown = (best, "highest"), (worst, "lowest")
+    bars = []
+    for line, (label, maps, colours) in enumerate(rows):
+        top = TOP + line * pitch
+        limits = _limits(maps[[best, worst]])
+        for column, (frame, which) in enumerate(shown):
+            panel = _panel(figure, LEFT + column * (room + 0.2), top, wide, high)
+            _field(panel, maps[frame], evidence, colours, limits, labelled=column == 0)
+            panel.set_title(f"{which} weight: {_short(evidence.stacked[frame].name)}", loc="left")
+        bars.append((LEFT + room + 0.2 + wide + 0.15, top, bar_high, label, colours, limits))
+    for bar in bars:
+        _bar(figure, *bar)
     return figure
 
 
 def _rejection(evidence: Evidence, sources: Sources) -> Figure:
     share = reduced(_rejected_share(sources.reconstructions), LONGEST)[0]
-    shape = evidence.grid["height"] / evidence.grid["width"]
-    height = min(0.8 * WIDTH * shape, HIGHEST - 2.4)
-    figure = _figure(2.4 + height)
-    above, below = figure.subplots(2, 1, height_ratios=[2.0, height])
+    wide, high = _fitting(evidence, WIDTH - LEFT - BAR, HIGHEST - TOP - BOTTOM - 2.0)
+    bar_high = max(high, BAR_HIGH)
+    figure = _figure(TOP + 2.0 + bar_high + BOTTOM, "Rejected values, by frame and by place")
+    above = _panel(figure, LEFT, TOP, WIDTH - LEFT - RIGHT, 1.4)
+    below = _panel(figure, LEFT, TOP + 2.0, wide, high)
     percent = [None if f.rejected_fraction is None else 100 * f.rejected_fraction for f in evidence.stacked]
-    times, label = _times(evidence)
-    _series(above, times, ("rejected (%)", percent, BLUE), evidence)
-    above.set_xlabel(label, fontsize=8)
+    _over_time([above], [("rejected (%)", percent, BLUE)], evidence)
     known = share[np.isfinite(share)]
     top = float(np.percentile(known, 99.9)) if known.size else 0.0
-    field = 100 * np.minimum(share, top or 1.0)
-    picture = _field(below, field, evidence, "inferno", np.array([0.0, 100 * top or 1.0]))
-    _bar(figure, picture, [below], "rejected of all frames (%)")
-    figure.suptitle("Rejected values, by frame and by place", fontsize=11)
+    limits = (0.0, 100 * top or 1.0)
+    _field(below, 100 * np.minimum(share, top or 1.0), evidence, "inferno", limits)
+    _bar(figure, LEFT + wide + 0.15, TOP + 2.0, bar_high, "rejected of all frames (%)", "inferno", limits)
     return figure
 
 
@@ -161,47 +183,88 @@ def _rejected_share(paths: Sequence[str]) -> NDArray[np.float32]:
 # --- how they are drawn ------------------------------------------------------------------------------------
 
 
-def _figure(height: float) -> Figure:
+def _figure(height: float, title: str) -> Figure:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(WIDTH, height), layout="constrained")
-
-
-def _over_time(evidence: Evidence, series: Sequence[_Series], title: str) -> Figure:
-    figure = _figure(1.6 * len(series) + 0.8)
-    panels = figure.subplots(len(series), 1, sharex=True, squeeze=False)[:, 0]
-    times, label = _times(evidence)
-    for panel, one in zip(panels, series, strict=True):
-        _series(panel, times, one, evidence)
-    panels[-1].set_xlabel(label, fontsize=8)
-    excluded = len(evidence.excluded)
-    stacked = f"{len(evidence.stacked)} frames" + (f", {excluded} more excluded" if excluded else "")
-    figure.suptitle(f"{title}: {stacked}", fontsize=11)
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
+    figure.suptitle(title, y=1 - 0.1 / height, verticalalignment="top")
     return figure
 
 
+def _panel(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes of a size and distance from the left and the top in inches: to look for places in which nothing
+    overlaps takes matplotlib as long as to draw."""
+    wide, high = figure.get_size_inches()
+    return figure.add_axes((left / wide, 1 - (top + height) / high, width / wide, height / high))
+
+
+def _write(path: str, figure: Figure) -> None:
+    """A PNG without the name and version of what wrote it, with which the bytes would change."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    with open(path, "wb") as file:
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+        picture.save(file, format="PNG", compress_level=1)
+
+
+def _time_lines(evidence: Evidence, series: Sequence[_Series], title: str) -> Figure:
+    excluded = len(evidence.excluded)
+    stacked = f"{len(evidence.stacked)} frames" + (f", {excluded} more excluded" if excluded else "")
+    high, pitch = 1.2, 1.55
+    figure = _figure(TOP + pitch * len(series) - (pitch - high) + BOTTOM, f"{title}: {stacked}")
+    panels = [_panel(figure, LEFT, TOP + n * pitch, WIDTH - LEFT - RIGHT, high) for n in range(len(series))]
+    _over_time(panels, series, evidence)
+    return figure
+
+
+def _over_time(panels: Sequence[Axes], series: Sequence[_Series], evidence: Evidence) -> None:
+    """One series in each panel, from above, over the time of the frames."""
+    from matplotlib.ticker import MaxNLocator
+
+    times, label, whole = _times(evidence)
+    first, last = float(times.min()), float(times.max())
+    edge = 0.03 * (last - first) or 0.5
+    limits = (first - edge, last + edge)
+    ticks = [at for at in MaxNLocator(7, integer=whole).tick_values(*limits) if limits[0] <= at <= limits[1]]
+    for panel, one in zip(panels, series, strict=True):
+        _series(panel, times, one, evidence)
+        # One line for all: ticks with their labels and lines of the grid cost more than what they measure.
+        panel.vlines(ticks, 0, 1, GRID, lw=0.6, zorder=0.5, transform=panel.get_xaxis_transform())
+        panel.xaxis.set_visible(panel is panels[-1])
+        panel.set_xlim(limits)
+    panels[-1].set_xticks(ticks)
+    panels[-1].set_xlabel(label)
+
+
 def _series(panel: Axes, times: NDArray[np.float64], series: _Series, evidence: Evidence) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     label, values, colour = series
     y = np.array([np.nan if value is None else value for value in values], np.float64)
     panel.plot(times, y, ls="none", marker="o", ms=3.5, color=colour, alpha=0.8, mew=0)
-    panel.set_ylabel(label, fontsize=8)
-    panel.tick_params(labelsize=7)
-    panel.grid(color="#dddddd", lw=0.6)
-    panel.set_axisbelow(True)
+    panel.set_ylabel(label)
+    panel.yaxis.set_label_coords(-0.5 / (WIDTH - LEFT - RIGHT), 0.5)
+    panel.yaxis.set_major_locator(MaxNLocator(4))
+    panel.grid(axis="y", color=GRID, lw=0.6)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.ticklabel_format(axis="y", useOffset=False)
     known = np.isfinite(y)
     if not known.any():
         panel.text(0.5, 0.5, "not known", transform=panel.transAxes, ha="center", color=GREY, fontsize=8)
         return
     middle = float(np.median(y[known]))
     panel.axhline(middle, color=colour, lw=0.8, alpha=0.6)
-    panel.set_title(f"median {middle:.4g}", fontsize=8, loc="right", color=GREY)
+    panel.set_title(f"median {middle:.4g}", loc="right", color=GREY)
+    centre = (times.min() + times.max()) / 2
     for n in _outstanding(y):
         name = _short(evidence.stacked[n].name, 18)
+        side = -1 if times[n] > centre else 1  # towards the middle, where there is room
         panel.annotate(
-            name, (times[n], y[n]), xytext=(4, -2), textcoords="offset points", fontsize=6, color=RED
-        )
+            name, (times[n], y[n]), xytext=(4 * side, 2), textcoords="offset points", fontsize=6,
+            color=RED, ha="left" if side > 0 else "right",
+        )  # fmt: skip
 
 
 def _outstanding(values: NDArray[np.float64]) -> list[int]:
@@ -213,49 +276,86 @@ def _outstanding(values: NDArray[np.float64]) -> list[int]:
     return [int(n) for n in order if distance[n] > 5 * sigma > 0]
 
 
-def _field(panel: Axes, values: NDArray[Any], evidence: Evidence, colours: str, scale: NDArray[Any]) -> Any:
-    """A map of the whole output grid, upright, on the colours that the values in ``scale`` span."""
-    width, height = evidence.grid["width"], evidence.grid["height"]
-    known = scale[np.isfinite(scale)]
+def _fitting(evidence: Evidence, width: float, height: float) -> tuple[float, float]:
+    """The largest size of a map of the output grid within the given one, inches."""
+    shape = evidence.grid["height"] / evidence.grid["width"]
+    return min(width, height / shape), min(width * shape, height)
+
+
+def _limits(values: NDArray[Any]) -> tuple[float, float]:
+    known = values[np.isfinite(values)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-    picture = panel.imshow(
+    return low, high if high > low else low + 1
+
+
+def _field(
+    panel: Axes,
+    values: NDArray[Any],
+    evidence: Evidence,
+    colours: str,
+    limits: tuple[float, float],
+    *,
+    labelled: bool = True,
+) -> None:
+    """A map of the whole output grid, upright, px along its sides."""
+    width, height = evidence.grid["width"], evidence.grid["height"]
+    down = top_down(evidence)
+    y = (height - 0.5, -0.5) if down else (-0.5, height - 0.5)
+    panel.imshow(
         values,
-        origin="upper" if top_down(evidence) else "lower",
-        extent=(-0.5, width - 0.5, height - 0.5, -0.5)
-        if top_down(evidence)
-        else (-0.5, width - 0.5, -0.5, height - 0.5),
+        origin="upper" if down else "lower",
+        extent=(-0.5, width - 0.5, *y),
+        aspect="auto",  # the panel has that of the grid
         cmap=colours,
-        vmin=low,
-        vmax=high if high > low else low + 1,
+        vmin=limits[0],
+        vmax=limits[1],
         interpolation="nearest",
     )
-    panel.tick_params(labelsize=7)
-    return picture
+    panel.locator_params(nbins=4)
+    panel.yaxis.set_visible(labelled)
 
 
-def _bar(figure: Figure, picture: Any, panels: list[Axes], label: str) -> None:
-    bar = figure.colorbar(picture, ax=panels, shrink=0.9)
-    bar.set_label(label, fontsize=8)
-    bar.ax.tick_params(labelsize=7)
+def _bar(
+    figure: Figure,
+    left: float,
+    top: float,
+    height: float,
+    label: str,
+    colours: str,
+    limits: tuple[float, float],
+) -> None:
+    """What the colours stand for (as an image: `Figure.colorbar` is several times slower)."""
+    panel = _panel(figure, left, top, 0.15, height)
+    ramp = np.linspace(*limits, 256)[:, None]
+    panel.imshow(
+        ramp, origin="lower", extent=(0, 1, *limits), aspect="auto", cmap=colours, interpolation="nearest"
+    )
+    panel.xaxis.set_visible(False)
+    panel.yaxis.tick_right()
+    panel.yaxis.set_label_position("right")
+    panel.set_ylabel(label)
+    panel.yaxis.set_label_coords(1 + 0.45 / 0.15, 0.5)
+    panel.locator_params(axis="y", nbins=4)
 
 
-def _times(evidence: Evidence) -> tuple[NDArray[np.float64], str]:
-    """Where each stacked frame lies on the axis of time, and what that shows: hours within one night, else
-    the frames one after the other in the order of their dates, or of their names if some have no date."""
+def _times(evidence: Evidence) -> tuple[NDArray[np.float64], str, bool]:
+    """Where each stacked frame lies on the axis of time, what that shows, and whether in whole numbers: hours
+    within one night, else the frames one after the other in the order of their dates, or of their names if
+    some have no date."""
     stacked = evidence.stacked
     dates = [instant(frame.date_obs) for frame in stacked]
     known = [date for date in dates if date is not None]
     if len(known) < len(stacked) or not known:
-        return np.arange(1.0, len(stacked) + 1), "frame, by name"
+        return np.arange(1.0, len(stacked) + 1), "frame, by name", True
     first, last = min(known), max(known)
     if first < last and (last - first).total_seconds() < 86400:
         hours = [(date - first).total_seconds() / 3600 for date in known]
-        return np.array(hours), f"hours since {first.isoformat(sep=' ', timespec='seconds')}"
+        return np.array(hours), f"hours since {first.isoformat(sep=' ', timespec='seconds')}", False
     place = {n: at for at, n in enumerate(sorted(range(len(known)), key=lambda n: (known[n], n)), 1)}
-    return np.array([float(place[n]) for n in range(len(known))]), "frame, by date"
+    return np.array([float(place[n]) for n in range(len(known))]), "frame, by date", True
 
 
 def _short(name: str, most: int = 30) -> str:
     """A frame's name without its folder and suffix, its end if it is long."""
-    stem = os.path.splitext(os.path.basename(name))[0].replace("$", r"\$")
+    stem = os.path.splitext(os.path.basename(name))[0]
     return stem if len(stem) <= most else f"...{stem[3 - most :]}"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,15 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Sources:
-    """Paths of the tables that a stack was made by."""
+    """Paths of the tables that a stack was made by; without ``clusters`` before STATE_CLUSTERING."""
 
     reference: str
     normalization: str
     global_metrics: str
     tile_grid: str
     local_metrics: str
-    clusters: str
+    clusters: str | None = None
+    _: KW_ONLY
     stars: Sequence[str]
     registrations: Sequence[str]
     reconstructions: Sequence[str]
@@ -70,6 +71,7 @@ class Evidence:
     channels: list[str]
     reference: dict[str, Any]
     mode: str
+    """``reduced`` or ``full``, empty before STATE_CLUSTERING"""
     clusters: int
     grid: dict[str, Any]
     share: Floats
@@ -91,7 +93,8 @@ class Evidence:
 def collect(sources: Sources) -> Evidence:
     """Read the tables. Raises Damaged if one of them is not what its phase wrote."""
     reference = tables.read_json(sources.reference)
-    clusters = tables.read_json(sources.clusters)
+    unknown: dict[str, Any] = {"mode": "", "k": 0, "labels": {}}
+    clusters = tables.read_json(sources.clusters) if sources.clusters else unknown
     scanned = {
         frame["name"]: frame
         for path in sources.stars
