@@ -1,10 +1,9 @@
 """Tables of a small stack as its phases leave them, and its pixels: input for tests of what comes last."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from ripresa.families.stacking import tables
+from ripresa.families.stacking.final import FinalImage
 from ripresa.families.stacking.outputs.evidence import Sources
 from ripresa.families.stacking.tiles import plan
 
@@ -45,19 +44,6 @@ CARDS = [
 ]
 
 
-@dataclass
-class Final:
-    """What the last phase computed, [C, y, x] each."""
-
-    image: np.ndarray
-    weight: np.ndarray
-    coverage: np.ndarray
-    rejected: np.ndarray
-    flagged: np.ndarray
-    n_eff: np.ndarray
-    clipped: np.ndarray
-
-
 def limits(**changed):
     """The checks with their default limits, all of them warnings; ``name=(limit, action)`` changes one."""
     all_of_them = {name: {"limit": limit, "action": "warn"} for name, limit in LIMITS.items()}
@@ -90,7 +76,7 @@ def picture(channels=1, height=160, width=240, fwhm=3.0, stretch=1.0, noise=NOIS
 
 def final_of(image, frames=10):
     shape = image.shape
-    return Final(
+    return FinalImage(
         image=image,
         weight=np.full(shape, frames, np.float32),
         coverage=np.full(shape, frames, np.uint16),

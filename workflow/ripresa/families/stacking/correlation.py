@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ripresa.families.stacking import detection, transforms
+from ripresa.families.stacking import detection, robust, transforms
 
 Image = NDArray[np.float32]
 Matrix = NDArray[np.float64]
@@ -119,7 +119,7 @@ class Correlator:
             correlation = np.where(self._share > LEAST_OVERLAP, correlation / np.sqrt(self._share), 0.0)
         elsewhere = correlation[self._share > LEAST_OVERLAP]
         middle = float(np.median(elsewhere))
-        sigma = 1.4826 * float(np.median(np.abs(elsewhere - middle)))
+        sigma = robust.MAD_TO_SIGMA * float(np.median(np.abs(elsewhere - middle)))
         if not sigma > 0:
             return 0.0, transforms.identity()
         i, j = np.unravel_index(int(np.argmax(correlation)), correlation.shape)
@@ -173,7 +173,7 @@ def _flattened(image: Image, sigma: float) -> Image:
     flat = image - _smoothed(image, min(12.0 * sigma, min(image.shape) / 4.0))
     flat -= np.median(flat, axis=1, keepdims=True)
     flat -= np.median(flat, axis=0, keepdims=True)
-    noise = 1.4826 * float(np.median(np.abs(flat))) or 1.0
+    noise = robust.MAD_TO_SIGMA * float(np.median(np.abs(flat))) or 1.0
     faded = np.clip(flat, -4.0 * noise, 12.0 * noise) * _fade(len(flat))[:, None] * _fade(flat.shape[1])
     return faded.astype(np.float32)
 

@@ -31,10 +31,10 @@ class FinalImage:
     clipped: NDArray[np.uint8]
 
     @property
-    def median_n_eff(self) -> float:
-        """The median of ``n_eff`` over the pixels that any frame covers; 0 if none does."""
+    def median_n_eff(self) -> float | None:
+        """The median of ``n_eff`` over the pixels that any frame covers; None if none does."""
         covered = self.n_eff[self.coverage > 0]
-        return float(np.median(covered)) if covered.size else 0.0
+        return float(np.median(covered)) if covered.size else None
 
 
 def combine(

@@ -276,14 +276,20 @@ def _similar(ours: _Triangles, theirs: _Triangles) -> tuple[Indices, Indices]:
         centre = (our_bin + neighbour) * 4.0 + ours.middle
         start = np.searchsorted(key, centre - tolerance)
         count = np.searchsorted(key, centre + tolerance, side="right") - start
-        mine = np.repeat(np.arange(len(centre)), count)
-        within = np.arange(len(mine)) - np.repeat(np.cumsum(count) - count, count)
-        other = order[start[mine] + within]
+        mine, place = _runs(start, count)
+        other = order[place]
         good = np.abs(ours.shortest[mine] - theirs.shortest[other]) < tolerance[mine]
         good &= np.abs(ours.longest[mine] / theirs.longest[other] - 1.0) < SCALE_RANGE
         first.append(mine[good])
         second.append(other[good])
     return np.concatenate(first), np.concatenate(second)
+
+
+def _runs(start: Indices, count: Indices) -> tuple[Indices, Indices]:
+    """All pairs (i, place) with start[i] <= place < start[i] + count[i], in order."""
+    owner = np.repeat(np.arange(len(count)), count)
+    within = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+    return owner, start[owner] + within
 
 
 def _crowded(proposals: Vector, size: float, most: int = 6) -> list[Indices]:
@@ -314,9 +320,8 @@ def _near(reference: Points, frame: Points, to_frame: Matrix, radius: float) -> 
     sorted_x = frame.x[order]
     start = np.searchsorted(sorted_x, x - radius)
     count = np.searchsorted(sorted_x, x + radius, side="right") - start
-    ours = np.repeat(np.arange(len(x)), count)
-    within = np.arange(len(ours)) - np.repeat(np.cumsum(count) - count, count)
-    theirs = order[start[ours] + within]
+    ours, place = _runs(start, count)
+    theirs = order[place]
     close = np.hypot(frame.x[theirs] - x[ours], frame.y[theirs] - y[ours]) < radius
     return ours[close], theirs[close]
 

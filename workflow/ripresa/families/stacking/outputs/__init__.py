@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from ripresa.families.stacking import validation
+from ripresa.families.stacking.final import FinalImage
 from ripresa.families.stacking.outputs import frame_table, measures, preview, stacked_file
 from ripresa.families.stacking.outputs.evidence import Sources, collect
 
@@ -15,7 +16,7 @@ STACK, PREVIEW, TABLE, REPORT = "stacked.fit", "stacked.png", "frames.csv", "val
 
 
 def write(
-    final: stacked_file.Final,
+    final: FinalImage,
     sources: Sources,
     settings: dict[str, Any],
     directory: str,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ripresa.families.stacking.final import FinalImage
 from ripresa.families.stacking.outputs.evidence import Evidence
-from ripresa.families.stacking.outputs.stacked_file import Final
+from ripresa.families.stacking.robust import MAD_TO_SIGMA
 
 if TYPE_CHECKING:
     from ripresa.families.stacking.detection import Stars
@@ -22,7 +23,7 @@ _HALF_NORMAL_MEDIAN = 0.6745
 """Median of |x|, x normal with a standard deviation of 1."""
 
 
-def measure(final: Final, evidence: Evidence) -> dict[str, Any]:
+def measure(final: FinalImage, evidence: Evidence) -> dict[str, Any]:
     """Figures of the finished stack; None where there is nothing to measure by.
 
     n_eff (median of the map), stars (see `shapes`), background and noise of each channel, noise_ratio (to
@@ -33,9 +34,8 @@ def measure(final: Final, evidence: Evidence) -> dict[str, Any]:
     lag = 2 if evidence.reference.get("kind") == "cfa" else 1
     noise = [noise_of(channel, evidence.grid, lag) for channel in final.image]
     pairs = zip(noise, evidence.expected_noise, strict=True)
-    covered = final.n_eff[final.coverage > 0]
     return {
-        "n_eff": float(np.median(covered)) if covered.size else None,
+        "n_eff": final.median_n_eff,
         **shapes(stars, evidence),
         "background": [float(level) for level in stars.background],
         "noise": [_median(tiles) for tiles in noise],
@@ -87,7 +87,7 @@ def noise_of(channel: NDArray[np.float32], grid: dict[str, Any], lag: int = 1) -
             tile = rough[y : y + size, x : x + size]
             tile = tile[np.isfinite(tile)]
             if tile.size:
-                noise[row, column] = 1.4826 * np.median(tile)
+                noise[row, column] = MAD_TO_SIGMA * np.median(tile)
     return noise
 
 

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ripresa.families.stacking.robust import MAD_TO_SIGMA
+
 LONGEST = 2000
 """Longest side of the picture, px."""
 SHADOWS = -2.8
@@ -33,7 +35,7 @@ def stretch(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     if not sample.size:
         return np.zeros(image.shape, np.uint8)
     sky = np.median(sample, axis=1)[:, None, None]
-    sigma = float(1.4826 * np.median(np.abs(sample - sky[:, 0]), axis=1).mean())
+    sigma = float(MAD_TO_SIGMA * np.median(np.abs(sample - sky[:, 0]), axis=1).mean())
     above = image - sky.astype(np.float32)
     black, white = SHADOWS * sigma, float(np.nanmax(above))
     if not white > black:

@@ -3,29 +3,16 @@
 import datetime
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ripresa.families.stacking import fits
+from ripresa.families.stacking.final import FinalImage
 from ripresa.families.stacking.header import Header
 from ripresa.families.stacking.outputs import frame_table
 from ripresa.families.stacking.outputs.evidence import Evidence, Frame
-
-
-class Final(Protocol):
-    """The finished pixels, each [C, y, x]: image, sum of weights, frames in the footprint, frames rejected,
-    where no frame had weight and the plain mean stands, effective number of frames, clusters clipped."""
-
-    image: NDArray[np.float32]
-    weight: NDArray[np.float32]
-    coverage: NDArray[np.uint16]
-    rejected: NDArray[np.uint16]
-    flagged: NDArray[np.bool_]
-    n_eff: NDArray[np.float32]
-    clipped: NDArray[np.uint8]
-
 
 _WCS = re.compile(
     r"(WCSAXES|WCSNAME|CTYPE\d|CUNIT\d|CRVAL\d|CRPIX\d|CDELT\d|CROTA\d|CD\d_\d|PC\d_\d|P[VS]\d_\d+|LONPOLE"
@@ -35,7 +22,7 @@ _WCS = re.compile(
 
 
 def write(
-    path: str, final: Final, evidence: Evidence, settings: dict[str, Any], measured: dict[str, Any]
+    path: str, final: FinalImage, evidence: Evidence, settings: dict[str, Any], measured: dict[str, Any]
 ) -> None:
     """Write the image as float32 [y, x], or [C, y, x] of colour frames, and the maps and the table behind it.
 
