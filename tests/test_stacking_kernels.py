@@ -83,12 +83,16 @@ def test_a_changed_callee_changes_the_caller_and_old_code_goes_when_it_is_no_lon
     os.utime(family / "callee.py", ns=(before.st_atime_ns, before.st_mtime_ns))
     assert result(start(family)) == (30, 1, "")
     assert len(folders(place)) == 2  # another process may use the first one still
+    elsewhere = place / f"{old.name}-another-cpu"
+    elsewhere.mkdir()
     long_ago = time.time() - kernels.UNUSED_S - 60
-    os.utime(old, (long_ago, long_ago))
+    for folder in (old, elsewhere):
+        os.utime(folder, (long_ago, long_ago))
     (family / "callee.py").write_text(CALLEE % 3)
     assert result(start(family)) == (40, 1, "")
-    assert old not in folders(place)
-    assert len(folders(place)) == 2
+    assert not old.exists()
+    assert elsewhere.exists()
+    assert len(folders(place)) == 3
 
 
 def test_a_folder_removed_under_a_process_does_no_harm(family: Path, tmp_path: Path) -> None:

@@ -27,8 +27,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 PREFIX = "ripresa-stacking-"
 UNUSED_S = 3600
-"""Older folders are kept this long after their last use: another kind of computer may share the place, and
-a process of before the change may still run."""
+"""Folders of other sources are kept this long after their last use: a process that began before a change may
+still run, and two installations may share the place."""
+ABANDONED_S = 30 * 86400
+"""The same for other kinds of computers and other versions of numba, which a change here says nothing about."""
 
 _config: Any = numba.config  # its attributes are made when it is imported
 _FAMILY = Path(__file__).parent
@@ -90,9 +92,11 @@ def _folder() -> Path | None:
 
 
 def _remove_unused(current: Path) -> None:
+    machine = current.name.removeprefix(PREFIX).partition("-")[2]
     for other in current.parent.glob(f"{PREFIX}*"):
+        kept_s = UNUSED_S if other.name.endswith(f"-{machine}") else ABANDONED_S
         with contextlib.suppress(OSError):
-            if other != current and time.time() - other.stat().st_mtime > UNUSED_S:
+            if other != current and time.time() - other.stat().st_mtime > kept_s:
                 shutil.rmtree(other, ignore_errors=True)
 
 
