@@ -30,7 +30,7 @@ UNUSED_S = 3600
 """Folders of other sources are kept this long after their last use: a process that began before a change may
 still run, and two installations may share the place."""
 ABANDONED_S = 30 * 86400
-"""The same for other kinds of computers and other versions of numba, which a change here says nothing about."""
+"""The same for other processors and other versions of numba, of which a change here says nothing."""
 
 _config: Any = numba.config  # its attributes are made when it is imported
 _FAMILY = Path(__file__).parent
