@@ -1,10 +1,16 @@
-"""Faults in a stack: kill -9 during every phase, files damaged between phases, a full disk.
+"""Faults in a stack: kill -9 during every phase, every kind of file damaged between phases, a full disk.
 
-After each, the same plain call goes on, and everything in stacking/outputs must come out as in an undisturbed
-stack, byte for byte.
+    python evaluation/stacking_faults.py [--frames 40] [--mode full] [--every N] [--seed 1]
+
+After each, plain calls of `snakemake` go on, and everything in stacking/outputs must come out as in an
+undisturbed stack, byte for byte. A damaged file costs one call more: the first one that reads it names it,
+removes it and fails. Damage is done loudly (the file gets a new modification time, as by a careless program)
+and quietly (it keeps the old one, as by a failing disk); the lights themselves are damaged too, and put back.
+Exits 1 if a result differs.
 """
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -12,165 +18,238 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import psutil
 from stacking.workspace import PHASES, Workspace
 
 from ripresa.families.stacking.simulation import simulate
 
 QUICK = {"time_scale": 0.001}
+KINDS = {
+    "scan/*.json": "SCAN_INPUT",
+    "scan/*.npz": "SCAN_INPUT",
+    "reference/*.json": "REGISTRATION",
+    "registration/*.json": "REGISTRATION",
+    "registered/*.fits": "CHANNEL_SPLIT",
+    "registered/*.npz": "CHANNEL_SPLIT",
+    "normalization.npz": "NORMALIZATION",
+    "global_metrics.npz": "GLOBAL_METRICS",
+    "tile_grid.json": "TILE_GRID",
+    "local_metrics.npz": "LOCAL_METRICS",
+    "reconstruction/*.npz": "TILE_RECONSTRUCTION",
+    "clusters.json": "STATE_CLUSTERING",
+    "synthetic/*.npy": "SYNTHETIC_FRAMES",
+}
+"""The files between phases, with the phase after which they are damaged."""
+
+Case = Callable[[], str | None]
+"""Does something to a stack and goes on; gives back what is wrong with the result, if anything."""
 
 
-def kill_during(space: Workspace, phase: str, rng: random.Random) -> str:
-    """Kill the controller, every second time with its whole session, while a unit of a phase runs."""
-    process = space.start()
-    began = f'"rule": "{phase}"'
-    events = space.run / "logs" / "run_events.jsonl"
-    alone = rng.random() < 0.5
-    while process.poll() is None:
-        lines = events.read_text(errors="replace").splitlines() if events.exists() else []
-        if any('"unit_start"' in line and began in line.replace('":"', '": "') for line in lines):
-            break
-        time.sleep(0.005)
-    else:
-        raise SystemExit(f"{phase} never started:\n{process.communicate()[0][-3000:]}")
-    time.sleep(rng.uniform(0, 0.3))
-    if alone:
-        process.kill()
-    else:
-        subprocess.run(["pkill", "-KILL", "-s", str(os.getsid(process.pid))], check=False)
-        process.kill()
-    process.wait()
-    return "the controller" if alone else "the controller and its children"
+@dataclass
+class Bench:
+    """A stack that was not disturbed, kept as it was after each phase, and a place to disturb copies."""
 
+    directory: Path
+    settings: dict[str, Any]
+    rng: random.Random
+    expected: dict[str, bytes] = field(default_factory=dict)
+    bytes: int = 0
 
-def resumed(space: Workspace, expected: dict[str, bytes], calls: int = 1) -> str | None:
-    """Go on with at most so many plain calls; None if the results are as expected."""
-    said = ""
-    for _ in range(calls):
-        code, said = space.call()
-        if not code:
-            break
-    else:
+    def prepare(self) -> float:
+        """Stack phase by phase; returns the seconds of a stack in one call."""
+        calm = Workspace(self.directory / "calm", self.settings, **QUICK)
+        seconds = calm.finish()
+        self.expected = calm.results()
+        self.bytes = sum(path.stat().st_size for path in calm.run.rglob("*") if path.is_file())
+        space = self.at(None)
+        for phase in list(PHASES)[:-1]:
+            space.finish("--until", phase)
+            shutil.copytree(space.directory, self.directory / "after" / phase, symlinks=True)
+        return seconds
+
+    def at(self, phase: str | None) -> Workspace:
+        """The stack as it was after a phase (None: before everything), always in the same place."""
+        place = self.directory / "space"
+        shutil.rmtree(place, ignore_errors=True)
+        if phase:
+            shutil.copytree(self.directory / "after" / phase, place, symlinks=True)
+        return Workspace(place, self.settings, **QUICK)
+
+    def resumed(self, space: Workspace, calls: int = 1) -> str | None:
+        """Go on with at most so many plain calls; None if the results are as expected."""
+        for _ in range(calls):
+            code, said = space.call()
+            if not code:
+                return self.compared(space)
         return f"snakemake failed: {said[-1500:]}"
-    results = space.results()
-    if set(results) != set(expected):
-        return f"there are {sorted(results)} instead of {sorted(expected)}"
-    differ = [name for name in expected if results[name] != expected[name]]
-    return f"{', '.join(differ)} differ" if differ else None
+
+    def compared(self, space: Workspace) -> str | None:
+        results = space.results()
+        if set(results) != set(self.expected):
+            return f"there are {sorted(results)} instead of {sorted(self.expected)}"
+        differ = [name for name in self.expected if results[name] != self.expected[name]]
+        return f"{', '.join(differ)} differ" if differ else None
+
+    # --- cases
+
+    def chunks(self) -> str | None:
+        space = Workspace(self.directory / "chunks", self.settings, **QUICK)
+        space.finish("--set-scatter", "stacking=5", "--cores", "1")
+        return self.compared(space)
+
+    def killed(self, phase: str, *, alone: bool) -> str | None:
+        """Kill the controller, or all processes, while a unit of a phase runs."""
+        names = list(PHASES)
+        before = names.index(phase)
+        space = self.at(names[before - 1] if before else None)
+        events = space.run / "logs" / "run_events.jsonl"
+        old = events.stat().st_size if events.exists() else 0
+        process = space.start()
+        while not any(
+            event["type"] == "unit_start" and event["rule"] == phase for event in new_events(events, old)
+        ):
+            if process.poll() is not None:
+                return f"it never started: {process.communicate()[0][-1500:]}"
+            time.sleep(0.005)
+        time.sleep(self.rng.uniform(0, 0.5))
+        controller = psutil.Process(process.pid)
+        victims = [controller] if alone else [controller, *controller.children(recursive=True)]
+        for victim in victims:
+            try:
+                victim.kill()
+            except psutil.NoSuchProcess:
+                continue  # it was done
+        process.communicate()
+        return self.resumed(space)
+
+    def damaged(self, kind: str, *, quietly: bool) -> str | None:
+        """Change some bytes of a file between two phases."""
+        space = self.at(KINDS[kind])
+        victim = self.rng.choice(sorted(space.stacking.glob(kind)))
+        flip(victim, self.rng, quietly=quietly)
+        return self.resumed(space, calls=2)
+
+    def light(self, lights: Path, *, how: str) -> str | None:
+        """Damage a light between two phases: it must be named. Then put it back."""
+        space = self.at("REGISTRATION")
+        victim = sorted(lights.glob("*.fits"))[3]
+        whole, about = victim.read_bytes(), victim.stat()
+        if how == "cut short":
+            victim.write_bytes(whole[: len(whole) // 2])
+        else:
+            flip(victim, self.rng, quietly=True)
+        code, said = space.call()
+        table = space.stacking / "outputs" / "frames.csv"
+        named = victim.name in said or (not code and how == "cut short" and victim.name in excluded(table))
+        victim.write_bytes(whole)
+        os.utime(victim, ns=(about.st_atime_ns, about.st_mtime_ns))
+        if how == "cut short":
+            os.utime(victim)
+        return self.resumed(space) if named else f"{victim.name} was not named (exit code {code})"
+
+    def full_disk(self) -> str | None:
+        """Stack on a disk that is too small, then on the same disk made larger."""
+        place = self.directory / "small"
+        place.mkdir()
+        small = ["mount", "-t", "tmpfs", "-o", f"size={self.bytes // 2}", "tmpfs", str(place)]
+        if subprocess.run(small, capture_output=True, check=False).returncode:
+            return "not shown: no file system can be mounted here"
+        try:
+            space = Workspace(place / "space", self.settings, **QUICK)
+            code, said = space.call()
+            if code == 0:
+                return "the disk was not full"
+            if "No space left" not in said:
+                return f"the cause was not said: {said[-800:]}"
+            subprocess.run(["mount", "-o", f"remount,size={self.bytes * 4}", str(place)], check=True)
+            return self.resumed(space)
+        finally:
+            subprocess.run(["umount", "-l", str(place)], check=False)
+
+    def cases(self, lights: Path) -> Iterator[tuple[str, Case]]:
+        """All that is done, with what it is."""
+        for number, phase in enumerate(PHASES):
+            alone = number % 2 == 0
+            who = "the controller" if alone else "all processes"
+            yield f"kill -9 of {who} during {phase}", lambda p=phase, a=alone: self.killed(p, alone=a)
+        for kind, phase in KINDS.items():
+            for quietly in (True, False):
+                how = "quietly" if quietly else "loudly"
+                yield (
+                    f"{kind} {how} damaged after {phase}",
+                    lambda k=kind, q=quietly: self.damaged(k, quietly=q),
+                )
+        for how in ("cut short", "quietly damaged"):
+            yield f"a light {how} after REGISTRATION", lambda h=how: self.light(lights, how=h)
+        yield "five chunks on one core", self.chunks
+        yield "disk full", self.full_disk
+
+
+def new_events(path: Path, old: int) -> Iterator[dict[str, Any]]:
+    """The complete events behind the first ``old`` bytes."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(old)
+        for line in file.read().split(b"\n")[:-1]:
+            yield json.loads(line)
+
+
+def excluded(table: Path) -> str:
+    """The lines of the table of frames that tell of frames left out."""
+    return "".join(line for line in table.read_text().splitlines() if ",excluded," in line)
 
 
 def flip(path: Path, rng: random.Random, *, quietly: bool) -> None:
-    """Change a few bytes in the second half of a file; quietly: its modification time stays."""
+    """Change a few bytes of a file, but not in the padding at its end; quietly: with its old time."""
     before = path.stat()
-    with path.open("r+b") as file:
-        for _ in range(16):
-            file.seek(
-                rng.randrange(
-                    before.st_size // 2, before.st_size - 2880 if before.st_size > 9000 else before.st_size
-                )
-            )
-            byte = file.read(1)
-            file.seek(-1, os.SEEK_CUR)
-            file.write(bytes([byte[0] ^ 0x55]))
+    content = bytearray(path.read_bytes())
+    end = len(content) - 2880 if len(content) > 9000 else len(content)
+    for at in rng.sample(range(end // 4, end), 16):
+        content[at] ^= 0x55
+    path.write_bytes(content)
     if quietly:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def damage(space: Workspace, phase: str, rng: random.Random) -> str:
-    """Run up to a phase, then damage one of its files."""
-    space.finish("--until", phase)
-    path = rng.choice(space.files(phase))
-    flip(path, rng, quietly=rng.random() < 0.5)
-    return str(path.relative_to(space.stacking))
-
-
-def raw_frame(space: Workspace, lights: Path, expected: dict[str, bytes]) -> str | None:
-    """A light that is cut short between two phases is named; when it is back, the result is as before."""
-    space.finish("--until", "REGISTRATION")
-    victim = sorted(lights.glob("*.fits"))[3]
-    whole = victim.read_bytes()
-    victim.write_bytes(whole[: len(whole) // 2])
-    code, said = space.call()
-    victim.write_bytes(whole)
-    if victim.name not in said and not any(
-        victim.name in path.read_text(errors="replace") for path in (space.stacking / "outputs").glob("*.csv")
-    ):
-        return f"{victim.name} was not named (exit code {code})"
-    return resumed(space, expected)
-
-
-def full_disk(
-    directory: Path, make: Callable[[Path], Workspace], expected: dict[str, bytes], need: int
-) -> str | None:
-    """Stack on a disk that is too small, then on the same disk made larger."""
-    directory.mkdir()
-    small = ["mount", "-t", "tmpfs", "-o", f"size={need // 2}", "tmpfs", str(directory)]
-    if subprocess.run(small, capture_output=True, check=False).returncode:
-        return "not shown: no file system can be mounted here"
-    try:
-        space = make(directory / "space")
-        code, said = space.call()
-        if code == 0:
-            return "the disk was not full"
-        if "No space left" not in said:
-            return f"the cause was not said: {said[-800:]}"
-        subprocess.run(["mount", "-o", f"remount,size={need * 4}", str(directory)], check=True)
-        return resumed(space, expected)
-    finally:
-        subprocess.run(["umount", "-l", str(directory)], check=False)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--frames", type=int, default=40)
     parser.add_argument("--width", type=int, default=900)
     parser.add_argument("--height", type=int, default=600)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--full-from", type=int, default=2, help="2: full mode; more than --frames: reduced mode"
-    )
+    parser.add_argument("--mode", choices=["full", "reduced"], help="default: both")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only each N-th case")
+    parser.add_argument("--only", default="", metavar="WORDS", help="only cases whose name has these words")
     arguments = parser.parse_args()
-    rng = random.Random(arguments.seed)
-    wrong = []
-
-    def verdict(what: str, problem: str | None) -> None:
-        print(f"  {what}: {problem or 'same bytes'}", flush=True)
-        if problem:
-            wrong.append(f"{what}: {problem}")
-
+    wrong = 0
     with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        lights = directory / "lights"
+        lights = Path(name) / "lights"
         size = {"width": arguments.width, "height": arguments.height}
         simulate({"frames": arguments.frames, **size, "seed": 1, "stars": None, "bayer": None}, str(lights))
-        settings = {"lights": str(lights), "mode": {"allow_few": True, "full_from": arguments.full_from}}
-
-        def make(path: Path) -> Workspace:
-            return Workspace(path, settings, **QUICK)
-
-        calm = make(directory / "calm")
-        seconds = calm.finish()
-        expected = calm.results()
-        need = sum(path.stat().st_size for path in calm.run.rglob("*") if path.is_file())
-        print(f"undisturbed: {arguments.frames} frames in {seconds:.1f} s, {len(expected)} results")
-        other = make(directory / "other")
-        other.finish("--set-scatter", "stacking=5", "--cores", "1")
-        verdict("five chunks on one core", None if other.results() == expected else "differ")
-        for phase in PHASES:
-            space = make(directory / "killed")
-            who = kill_during(space, phase, rng)
-            verdict(f"kill -9 of {who} during {phase}", resumed(space, expected))
-            shutil.rmtree(space.directory)
-        for phase in list(PHASES)[:-1]:
-            space = make(directory / "damaged")
-            path = damage(space, phase, rng)
-            verdict(f"{path} damaged after {phase}", resumed(space, expected, calls=2))
-            shutil.rmtree(space.directory)
-        verdict("a light cut short after REGISTRATION", raw_frame(make(directory / "raw"), lights, expected))
-        verdict("disk full", full_disk(directory / "small", make, expected, need))
-    print("verdict:", f"missed ({len(wrong)})" if wrong else "met")
+        for mode in [arguments.mode] if arguments.mode else ["full", "reduced"]:
+            full_from = 2 if mode == "full" else arguments.frames + 1
+            settings = {
+                "lights": str(lights),
+                "mode": {"allow_few": True, "full_from": full_from},
+                "chunks": 2,
+            }
+            rng = random.Random(arguments.seed)
+            bench = Bench(Path(name) / mode, settings, rng)
+            seconds = bench.prepare()
+            print(f"{mode} mode, undisturbed: {arguments.frames} frames in {seconds:.1f} s", flush=True)
+            for number, (what, case) in enumerate(bench.cases(lights)):
+                if number % arguments.every == 0 and arguments.only in what:
+                    problem = case()
+                    print(f"  {what}: {problem or 'same bytes'}", flush=True)
+                    wrong += problem is not None
+            shutil.rmtree(bench.directory)
+    print("verdict:", f"missed ({wrong})" if wrong else "met")
     sys.exit(1 if wrong else 0)
 
 

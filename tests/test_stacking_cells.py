@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ripresa.families.stacking import cells, channels, tables
+from ripresa.families.stacking.frames import pixel_sum
 from ripresa.families.stacking.registered import Reader
 from ripresa.families.stacking.resampling import Resampler
 
@@ -130,7 +131,7 @@ def campaign(tmp_path, kind, names, width=96, height=80, offset=0.37):
                 "bytes": stat.st_size,
                 "mtime": stat.st_mtime_ns,
                 "sha256": "",
-                "pixels": pixels | {"blank": None},
+                "pixels": pixels | {"blank": None, "sum": pixel_sum(image.astype(np.float32))},
                 "channel_background": [800.0] * levels,
                 "channel_noise": [30.0] * levels,
             }

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from ripresa.families.stacking import Damaged, StackingError, tables
+from ripresa.families.stacking import StackingError, tables
 from ripresa.families.stacking.robust import Floats
 
 # More cells along an axis than this are averaged: no surface needs them, and they would fill the memory.
 MAXIMUM = 128
+_BLOCK = 1 << 24  # bytes
 
 
 @dataclass(frozen=True)
@@ -94,14 +92,11 @@ def _read_map(path: str, name: str, coverage: Floats, factor: int) -> Floats:
     """One map of one table: factor x factor cells are averaged, weighted by their coverage."""
     parts = []
     at = 0
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-            for block in _blocks(file):
-                parts.append(_average(block, coverage[at : at + len(block)], factor))
-                at += len(block)
+    with tables.opened(path) as archive:
+        for block in tables.pieces(archive, name, _BLOCK):
+            parts.append(_average(block, coverage[at : at + len(block)], factor))
+            at += len(block)
         return np.concatenate(parts)
-    except (ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise Damaged(path, str(error) or type(error).__name__) from None
 
 
 def _average(values: Floats, coverage: Floats, factor: int) -> Floats:
@@ -119,17 +114,3 @@ def _add_up(values: Floats, factor: int) -> Floats:
         return values
     rows = np.add.reduceat(values, np.arange(0, values.shape[-2], factor), axis=-2)
     return np.add.reduceat(rows, np.arange(0, values.shape[-1], factor), axis=-1)
-
-
-def _blocks(file: IO[bytes], size: int = 1 << 24) -> Iterator[Floats]:
-    """The frames of one array of an npz file, some megabytes at a time."""
-    version = np.lib.format.read_magic(file)
-    header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    shape, fortran, dtype = header[version](file)
-    if fortran:
-        raise ValueError("an array of cells is stored by columns")
-    frame = int(np.prod(shape[1:])) * dtype.itemsize
-    step = max(1, size // max(frame, 1))
-    for at in range(0, shape[0], step):
-        count = min(step, shape[0] - at)
-        yield np.frombuffer(file.read(count * frame), dtype).reshape(count, *shape[1:])

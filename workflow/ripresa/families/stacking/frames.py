@@ -63,7 +63,7 @@ def examine(
             try:
                 facts |= _described(fd, about.st_size, facts["name"], bayer, light)
                 image = _read(fd, facts["pixels"], about.st_size, digest)
-                facts["pixels"]["sum"] = _sum(image)
+                facts["pixels"]["sum"] = pixel_sum(image)
                 _check_content(image)
             except Unusable as error:
                 facts["reason"] = str(error)
@@ -102,7 +102,7 @@ def read_pixels(facts: Facts) -> Image:
             raise Changed(f"frame {name}: {path} has another size since it was scanned")
         digest = None if about.st_mtime_ns == facts["mtime"] else hashlib.sha256()
         image = _read(fd, facts["pixels"], about.st_size, digest)
-        if _sum(image) != facts["pixels"]["sum"] or (digest and digest.hexdigest() != facts["sha256"]):
+        if pixel_sum(image) != facts["pixels"]["sum"] or (digest and digest.hexdigest() != facts["sha256"]):
             raise Changed(f"frame {name}: {path} has another content since it was scanned")
         return image
     except OSError as error:
@@ -239,7 +239,7 @@ def _read(fd: int, pixels: Facts, size: int, digest: Any = None) -> Image:
     return out
 
 
-def _sum(image: Image) -> int:
+def pixel_sum(image: Image) -> int:
     """The sum of the pixels' bytes as words: other pixels have another one."""
     flat = image.reshape(-1)
     pairs = flat[: len(flat) // 2 * 2].view(np.uint64)
