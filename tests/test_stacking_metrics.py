@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ripresa.families.stacking import StackingError, global_metrics, local_metrics, tables, tiles, weights
 from ripresa.families.stacking.normalization import normalize
+from ripresa.families.stacking.outputs import stacked_file
 from stacking_campaign import Campaign
 
 FEW = {"mode": {"minimum_frames": 1, "allow_few": False}}
@@ -30,6 +31,7 @@ class Measured:
         chosen = {"weighting": weighting, "psf_exponent": exponent}
         local_metrics.measure(cells, normal, whole, grid, chosen, local)
         self.normal, self.whole, self.local = (tables.load(path)[1] for path in (normal, whole, local))
+        self.about = tables.load(local)[0]
         self.grid = tables.read_json(grid)
         size = self.grid["size"]
         self.x, self.y = np.meshgrid(*(tiles.centres(self.grid[axis], size) for axis in "xy"))
@@ -179,6 +181,96 @@ def test_physical_weights_are_those_of_the_truth(tmp_path, exponent):
         assert np.median(measured.local["weights"][:, channel]) == pytest.approx(1, rel=1e-3)
 
 
+def merit(weight, noise, r50):
+    """Peak of stars per light and their signal-to-noise ratio in the weighted mean along the first axis,
+    written out again."""
+    weight = weight / weight.sum(axis=0)
+    peak = (weight / r50**2).sum(axis=0)
+    return peak, np.sqrt(peak / (weight**2 * noise**2).sum(axis=0))
+
+
+def frames(seed, count=40, seeing=0.2):
+    random = np.random.default_rng(seed)
+    noise = np.exp(random.normal(0, 0.3, (count, 1, 1, 1))) * np.ones((count, 1, 2, 3))
+    r50 = 2 * np.exp(random.normal(0, seeing, (count, 1, 1)) + random.normal(0, 0.05, (count, 2, 3)))
+    return noise, r50
+
+
+@given(seed=st.integers(0, 10**6), mu=st.floats(0, 0.8))
+@settings(max_examples=30, deadline=None)
+def test_no_other_weights_are_sharper_at_the_same_noise(seed, mu):
+    noise, r50 = frames(seed)
+    best = weights.sharpened(noise, r50, mu)[:, 0]
+    peak, ratio = merit(best, noise[:, 0], r50)
+    random = np.random.default_rng(seed)
+    others = [weights.physical(noise, r50, p)[:, 0] for p in np.arange(0, 8, 0.5)]
+    others += [np.abs(best * (1 + random.normal(0, s, best.shape))) for s in (0.03, 0.3)]
+    for other in others:
+        its_peak, its_ratio = merit(other, noise[:, 0], r50)
+        # What is never weighted quite to zero costs a little.
+        assert not np.any((its_peak > 1.02 * peak) & (its_ratio > 1.02 * ratio))
+
+
+def test_mu_zero_gives_points_the_best_signal_to_noise_ratio():
+    noise, r50 = frames(1)
+    ratio = weights.sharpened(noise, r50, 0.0) * noise**2 * r50[:, None] ** 2
+    assert np.allclose(ratio[:, :, 0, 0], ratio[0, :, 0, 0], rtol=1e-9)
+
+
+@given(seed=st.integers(0, 10**6), seeing=st.floats(0.01, 0.4), count=st.integers(2, 60))
+@settings(max_examples=30, deadline=None)
+def test_what_is_chosen_keeps_its_promise(seed, seeing, count):
+    noise, r50 = frames(seed, count, seeing)
+    chosen = weights.sharpest(noise, r50, np.ones(r50.shape, bool))
+    plain = merit(np.ones_like(r50), noise[:, 0], r50)
+    mine = merit(weights.sharpened(noise, r50, chosen.mu)[:, 0], noise[:, 0], r50)
+    width, snr = np.median(np.sqrt(plain[0] / mine[0])), np.median(mine[1] / plain[1])
+    assert (chosen.width, chosen.snr) == pytest.approx((width, snr), rel=1e-3)
+    assert chosen.snr >= weights.LEAST_SNR or chosen.mu == 0
+    best = merit(weights.sharpened(noise, r50, 0.0)[:, 0], noise[:, 0], r50)
+    # No per cent of width costs more than the price.
+    at_best = np.median(best[1] / plain[1]), np.median(np.sqrt(plain[0] / best[0]))
+    assert chosen.snr * chosen.width**-5 >= at_best[0] * at_best[1] ** -5 * (1 - 1e-9)
+
+
+def test_differing_seeing_gives_a_sharper_stack_than_its_frames(tmp_path):
+    campaign = Campaign(tmp_path, frames=40, stars=200)
+    campaign.size = 2 * np.exp(np.random.default_rng(3).normal(0, 0.2, 40))
+    measured = Measured(campaign, exponent="auto")
+    chosen = measured.about["sharpness"]
+    assert 0.3 < chosen["mu"] <= 0.8 and chosen["width"] < 0.9
+    noise = campaign.noise / campaign.transparency[:, 0]
+    worth = measured.local["weights"][:, 0].mean(axis=(1, 2)) * noise**2
+    blurred = campaign.size > np.quantile(campaign.size, 0.75)
+    sharp = campaign.size < np.quantile(campaign.size, 0.25)
+    assert worth[blurred].max() < 0.3 * worth[sharp].min()
+    assert worth.min() > 0
+
+
+def test_a_field_of_equals_is_weighted_by_noise_alone(tmp_path):
+    campaign = Campaign(tmp_path, frames=9, stars=5)
+    campaign.seen[:] = False  # no star says how sharp a frame is
+    measured = Measured(campaign, exponent="auto")
+    assert measured.about["sharpness"]["mu"] == 0
+    ratio = measured.local["weights"][:, 0] * campaign.noise[:, None, None] ** 2
+    assert np.abs(ratio / np.median(ratio) - 1).max() < 0.12
+
+
+def test_the_colours_of_a_star_have_one_shape(tmp_path):
+    measured = Measured(varied(tmp_path, frames=15, stars=200, channels=("R", "G", "B")), exponent="auto")
+    share = measured.local["weights"] * measured.local["noise"].astype(float) ** 2
+    assert np.allclose(
+        share / share.mean(axis=(0, 2, 3), keepdims=True), share[:, :1] / share[:, :1].mean(), rtol=1e-4
+    )
+
+
+def test_where_no_two_frames_are_there_is_no_choice():
+    noise, r50 = frames(2, 3)
+    covered = np.zeros(r50.shape, bool)
+    covered[0] = True
+    assert weights.sharpest(noise, r50, covered) == weights.Sharpness(0.0, 1.0, 1.0)
+
+
 def test_the_local_quality_is_that_of_the_design(tmp_path):
     campaign = varied(tmp_path, frames=25, stars=300)
     campaign.star_flux *= 20
@@ -217,9 +309,12 @@ def test_without_weighting_all_are_one(tmp_path):
     weighting=st.sampled_from(["physical", "quality", "none"]),
     stars=st.sampled_from([0, 4, 40]),
     empty=st.booleans(),
+    exponent=st.sampled_from([2, "auto"]),
 )
 @settings(max_examples=15, deadline=None)
-def test_weights_are_positive_and_can_be_made_to_sum_to_one(tmp_path_factory, seed, weighting, stars, empty):
+def test_weights_are_positive_and_can_be_made_to_sum_to_one(
+    tmp_path_factory, seed, weighting, stars, empty, exponent
+):
     campaign = varied(tmp_path_factory.mktemp("x"), frames=6, stars=stars, width=260, height=200, seed=seed)
     random = np.random.default_rng(seed)
     campaign.left = random.integers(0, 240, 6) * (random.random(6) < 0.5)
@@ -228,7 +323,7 @@ def test_weights_are_positive_and_can_be_made_to_sum_to_one(tmp_path_factory, se
     if empty:  # the sky of a simulated image without noise
         campaign.noise[:] = 0 * campaign.noise + 1e-30
         campaign.energy[:] = 0
-    worth = Measured(campaign, weighting).windows()
+    worth = Measured(campaign, weighting, exponent).windows()
     assert np.all(np.isfinite(worth)) and worth.min() > 0
     total = worth.sum(axis=0)
     assert total.min() > 1e-6  # else the reconstruction would take the plain mean
@@ -247,6 +342,15 @@ def test_chunks_cannot_be_seen(tmp_path):
     results = []
     for name, chunks in (("a", 1), ("b", 3)):
         (tmp_path / name).mkdir()
-        measured = Measured(varied(tmp_path / name, frames=9), chunks=chunks)
+        measured = Measured(varied(tmp_path / name, frames=9), exponent="auto", chunks=chunks)
         results.append([Path(path).read_bytes() for path in measured.paths])
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    ("exponent", "sharpness", "formula"),
+    [("auto", {"mu": 0.62, "width": 0.9, "snr": 0.95}, "max(h/<h> - 0.62, 0)"), (2.5, None, "r50^2.5")],
+)
+def test_the_header_tells_the_weights(exponent, sharpness, formula):
+    settings = {"weighting": "physical", "psf_exponent": exponent}
+    assert formula in stacked_file.weighting(settings, sharpness)

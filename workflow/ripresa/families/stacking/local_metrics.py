@@ -56,6 +56,9 @@ def measure(
       Roundness is b/a, contrast the height of stars of one brightness over the noise, B the background before
       NORMALIZATION's offset; ``mean_quality`` and ``var_quality`` [F] over the tiles that a frame covers;
     - ``weights`` [F, C, ty, tx] by ``settings["weighting"]``: see `weights`.
+
+    ``about``: frames, channels, weighting, psf_exponent, and sharpness {mu, width, snr} (`weights.Sharpness`)
+    where it was chosen (psf_exponent ``auto``), else null.
     """
     _, normal = tables.load(normalization)
     _, whole = tables.load(global_metrics, "quality")
@@ -86,9 +89,13 @@ def measure(
     quality = clip_score(np.where(covered, np.where(star_tile, by_stars, by_structure), 0))
 
     channels = scale.shape[1]
-    weighting = settings["weighting"]
-    if weighting == "physical":
-        weight = weights.physical(noise, r50, settings["psf_exponent"])
+    weighting, exponent = settings["weighting"], settings["psf_exponent"]
+    sharpness = None
+    if weighting == "physical" and exponent == "auto":
+        sharpness = weights.sharpest(noise, r50, covered)
+        weight = weights.sharpened(noise, r50, sharpness.mu)
+    elif weighting == "physical":
+        weight = weights.physical(noise, r50, exponent)
     elif weighting == "quality":
         weight = weights.quality(whole["quality"], quality, channels)
     else:
@@ -102,7 +109,8 @@ def measure(
             "frames": [{"name": name} for name in cell.names],
             "channels": cell.channels,
             "weighting": weighting,
-            "psf_exponent": settings["psf_exponent"] if weighting == "physical" else None,
+            "psf_exponent": exponent if weighting == "physical" else None,
+            "sharpness": None if sharpness is None else sharpness._asdict(),
         },
         r50=r50.astype(np.float32),
         fwhm=fwhm.astype(np.float32),
@@ -187,7 +195,7 @@ class _Blend:
             for axis, position in (("x", cells.x), ("y", cells.y))
         )
         self.coverage = cells["coverage"]
-        self.covered = (self._sum(self.coverage) > 0).all(axis=1)
+        self.covered: weights.Mask = np.asarray((self._sum(self.coverage) > 0).all(axis=1))
 
     def _sum(self, maps: Floats) -> Floats:
         rows = [np.einsum("fcyx,y->fcx", maps[:, :, at], window[at]) for at, window in _parts(self.y)]

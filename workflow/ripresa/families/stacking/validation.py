@@ -87,6 +87,7 @@ def summary(evidence: "Evidence", measured: dict[str, Any]) -> dict[str, Any]:
         "begin": begin,
         "end": end,
         "rejected_fraction": float(np.mean(rejected)) if rejected else None,
+        "sharpness": evidence.sharpness,
         **measured,
     }
 

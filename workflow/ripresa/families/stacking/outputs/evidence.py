@@ -78,6 +78,9 @@ class Evidence:
     """[F, C] share of each frame in the sum of weights"""
     expected_noise: Floats
     """[C, ty, tx] noise that the weighted mean of the frames has where they are independent"""
+    sharpness: dict[str, float] | None
+    """mu of the weights, width and snr that are expected of it over the plain mean; None where it is not
+    chosen"""
     known_stars: Floats
     """[n, 3] x, y and median FWHM over the frames, px, of the stars that most frames have in common"""
 
@@ -108,7 +111,7 @@ def collect(sources: Sources) -> Evidence:
     )
     names = [frame["name"] for frame in about["frames"]]
     _, metrics = tables.load(sources.global_metrics, "quality")
-    _, local = tables.load(sources.local_metrics, "weights", "noise")
+    weighed, local = tables.load(sources.local_metrics, "weights", "noise")
     weight, rejected = _reconstructed(sources.reconstructions)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = weight / weight.sum(axis=0)
@@ -157,6 +160,7 @@ def collect(sources: Sources) -> Evidence:
         grid=tables.read_json(sources.tile_grid),
         share=share,
         expected_noise=_expected_noise(local["weights"], local["noise"]),
+        sharpness=weighed.get("sharpness"),
         known_stars=_known_stars(normal),
     )
 

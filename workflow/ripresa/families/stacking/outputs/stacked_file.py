@@ -107,7 +107,7 @@ def weighting(settings: dict[str, Any], sharpness: dict[str, float] | None) -> s
         formula["physical"] = (
             f"max(h/<h> - {sharpness['mu']:g}, 0) scale^2 / noise^2, h = 1 / r50^2"
             if sharpness
-            else f"scale^2 / (noise^2 r50^{exponent})"
+            else f"scale^2 / (noise^2 r50^{exponent:g})"
         )
     return f"weighting: {settings['weighting']}, {formula[settings['weighting']]}"
 
