@@ -74,7 +74,12 @@ def compare(what: str, run: ours.Run, theirs: siril.Run) -> None:
         return
     say("ours", both.first)
     say("Siril", both.second)
-    print(f"  over Siril's: FWHM {both.fwhm:.3f}, SNR {both.snr:.3f}")
+    print(f"  over Siril's: FWHM {both.fwhm:.3f}, half-light radius {both.r50:.3f}, {snr(both)}")
+
+
+def snr(both: judge.Comparison) -> str:
+    """Both ways to compare signal-to-noise ratios."""
+    return f"SNR {both.snr:.3f}, in apertures of one size {both.snr_same:.3f}"
 
 
 def against_mean(run: ours.Run, frames: list[Path], verdict: Verdict) -> None:
@@ -85,6 +90,7 @@ def against_mean(run: ours.Run, frames: list[Path], verdict: Verdict) -> None:
     both = judge.compare(judge.prepare(run.image[0]), judge.prepare(mean))
     say("ours", both.first)
     say("plain mean", both.second)
+    print(f"  over the plain mean: half-light radius {both.r50:.3f}, {snr(both)}")
     verdict.most("decam, FWHM over that of the plain mean", both.fwhm, FWHM, ".3f")
     verdict.least("decam, SNR over that of the plain mean", both.snr, SNR, ".3f")
 

@@ -25,6 +25,10 @@ _MARGIN = 0.08
 _MESH = 64
 _MOST_FITTED = 150
 _LEAST_SNR = 40.0
+_ENOUGH = 20
+"""Stars; where fewer are bright and far below the highest pixel, others are taken as well."""
+_APERTURE = 0.7
+"""Radius over FWHM, where the ratio of a faint star's light to the noise is greatest (Howell 1989)."""
 _HOT = 0.6
 """What has a larger share of its light in one pixel is no star."""
 _SATURATED = 0.5
@@ -72,16 +76,37 @@ def prepare(image: NDArray[np.floating]) -> Stack:
 class Figures:
     """What one stack comes to, over the stars it has in common with another."""
 
-    fwhm_px: float
-    gaussian_fwhm_px: float
-    """Of a Gaussian fitted to the core."""
-    r50_px: float
-    """Radius of half the light within three times the FWHM."""
+    fwhm: Floats
+    """Of each fitted star, px; NaN where no profile fits."""
+    gaussian: Floats
+    """FWHM of Gaussians fitted to their cores."""
+    r50: Floats
+    """Radii of half the light within three times the FWHM."""
     ellipticity: float
     snr: Floats
-    """Of each common star in an aperture of the same size in both stacks."""
-    stars: int
-    """How many were fitted."""
+    """Of each common star, in an aperture that goes with the FWHM of the stack."""
+    snr_same: Floats
+    """In an aperture of the same size in both stacks, which goes with the blurrier one."""
+
+    @property
+    def stars(self) -> int:
+        """How many were fitted."""
+        return int(np.isfinite(self.fwhm).sum())
+
+    @property
+    def fwhm_px(self) -> float:
+        """The median star's."""
+        return float(np.nanmedian(self.fwhm))
+
+    @property
+    def gaussian_fwhm_px(self) -> float:
+        """The median star's."""
+        return float(np.nanmedian(self.gaussian))
+
+    @property
+    def r50_px(self) -> float:
+        """The median star's."""
+        return float(np.nanmedian(self.r50))
 
 
 @dataclass(frozen=True)
@@ -95,23 +120,31 @@ class Comparison:
 
     @property
     def fwhm(self) -> float:
-        """FWHM of the first over that of the second, on the sky."""
-        return self.first.fwhm_px * self.scale / self.second.fwhm_px
+        """FWHM in the first over that in the second, on the sky; the median star's."""
+        return self._ratio(self.first.fwhm, self.second.fwhm)
 
     @property
     def gaussian_fwhm(self) -> float:
         """The same by the fits of Gaussians."""
-        return self.first.gaussian_fwhm_px * self.scale / self.second.gaussian_fwhm_px
+        return self._ratio(self.first.gaussian, self.second.gaussian)
 
     @property
     def r50(self) -> float:
         """The same of the radii of half the light."""
-        return self.first.r50_px * self.scale / self.second.r50_px
+        return self._ratio(self.first.r50, self.second.r50)
 
     @property
     def snr(self) -> float:
         """Median over the common stars of SNR in the first over SNR in the second."""
         return float(np.median(self.first.snr / self.second.snr))
+
+    @property
+    def snr_same(self) -> float:
+        """The same in apertures of one size, which give the sharper stack more noise than it needs."""
+        return float(np.median(self.first.snr_same / self.second.snr_same))
+
+    def _ratio(self, first: Floats, second: Floats) -> float:
+        return float(np.nanmedian(first * self.scale / second))
 
 
 def compare(first: Stack, second: Stack, *, margin: float = _MARGIN) -> Comparison:
@@ -123,37 +156,51 @@ def compare(first: Stack, second: Stack, *, margin: float = _MARGIN) -> Comparis
     matrix, pairs = match.align(first.stars, second.stars)
     scale = _scale(matrix)
     inner = _inside(first, margin)[pairs[:, 0]] & _inside(second, margin)[pairs[:, 1]]
-    fine = _unsaturated(first)[pairs[:, 0]] & _unsaturated(second)[pairs[:, 1]]
-    pairs = pairs[inner & fine]
     rough = _rough_fwhm(first), _rough_fwhm(second)
-    pairs = pairs[_lonely(first, 4 * rough[0])[pairs[:, 0]] & _lonely(second, 4 * rough[1])[pairs[:, 1]]]
-    # One aperture on the sky for both: as wide as the stars of the blurrier stack.
-    radius = max(rough[0], rough[1] / scale)
-    apertures = Apertures(first, radius, margin)
-    apertures.keep_empty(second, matrix)
-    snr = (
-        _flux(first, pairs[:, 0], radius) / apertures.noise(first, _IDENTITY),
-        _flux(second, pairs[:, 1], radius * scale) / apertures.noise(second, matrix),
+    lonely = _lonely(first, 4 * rough[0])[pairs[:, 0]] & _lonely(second, 4 * rough[1])[pairs[:, 1]]
+    pairs = pairs[inner & lonely]
+    pairs = pairs[_points(first, pairs[:, 0], rough[0]) & _points(second, pairs[:, 1], rough[1])]
+    # Each in the aperture that suits it, and both in that of the blurrier one, on the sky.
+    widest = max(rough[0], rough[1] / scale)
+    snr, same = (
+        (
+            _snr(first, pairs[:, 0], radii[0], (second, matrix), margin),
+            _snr(second, pairs[:, 1], radii[1], (first, match.inverse(matrix)), margin),
+        )
+        for radii in (
+            (_APERTURE * rough[0], _APERTURE * rough[1]),
+            (_APERTURE * widest, _APERTURE * widest * scale),
+        )
     )
-    bright = (snr[0] > _LEAST_SNR) & (snr[1] > _LEAST_SNR)
-    if bright.sum() < 5:
-        bright = (snr[0] > _LEAST_SNR / 4) & (snr[1] > _LEAST_SNR / 4)
+    least = np.minimum(*snr)
+    bright = least > _LEAST_SNR
+    if bright.sum() < _ENOUGH:
+        bright = least > _LEAST_SNR / 4
     if bright.sum() < 3:
         raise ValueError(f"only {int(bright.sum())} lonely, unsaturated, bright stars are in both images")
-    pairs, snr = pairs[bright], (snr[0][bright], snr[1][bright])
-    fitted = pairs[:_MOST_FITTED]
+    fitted = pairs[bright][:_MOST_FITTED]
     return Comparison(
-        _figures(first, fitted[:, 0], rough[0], snr[0]),
-        _figures(second, fitted[:, 1], rough[1], snr[1]),
+        _figures(first, fitted[:, 0], rough[0], snr[0][bright], same[0][bright]),
+        _figures(second, fitted[:, 1], rough[1], snr[1][bright], same[1][bright]),
         scale,
     )
 
 
-class Apertures:
-    """Apertures over an image, in two interleaved grids, as far as they are empty in it (and in another).
+def _snr(
+    stack: Stack, index: NDArray[np.int64], radius: float, other: tuple[Stack, Floats], margin: float
+) -> Floats:
+    """Of stars in apertures of a radius, px, against empty ones that are empty in the ``other`` stack too, to
+    whose pixels its matrix leads."""
+    apertures = Apertures(stack, radius, margin)
+    apertures.keep_empty(*other)
+    return _flux(stack, index, radius) / apertures.noise(stack, _IDENTITY)
 
-    The noise is 1.4826 times the median absolute deviation of the differences between neighbours, over the
-    root of two: what is left of nebulae and gradients after the subtraction of the background is no noise.
+
+class Apertures:
+    """Apertures over an image, in four interleaved grids, as far as they are empty in it (and in another).
+
+    The noise is the root mean square of the differences between neighbours, clipped at 3 sigma, over the root
+    of two: what is left of nebulae and gradients after the subtraction of the background is no noise.
     """
 
     def __init__(self, stack: Stack, radius: float, margin: float = _MARGIN) -> None:
@@ -163,12 +210,13 @@ class Apertures:
         self._grids = [
             np.stack(
                 np.meshgrid(
-                    np.arange(margin * width + radius + shift, (1 - margin) * width - radius, step),
-                    np.arange(margin * height + radius + shift, (1 - margin) * height - radius, step),
+                    np.arange(margin * width + radius + right, (1 - margin) * width - radius, step),
+                    np.arange(margin * height + radius + up, (1 - margin) * height - radius, step),
                 ),
                 axis=-1,
             )
-            for shift in (0, step / 2)
+            for right in (0, step / 2)
+            for up in (0, step / 2)
         ]
         self._empty = [np.ones(grid.shape[:2], bool) for grid in self._grids]
         self.keep_empty(stack, _IDENTITY)
@@ -196,7 +244,11 @@ class Apertures:
         known = known[np.isfinite(known)]
         if len(known) < 30:
             raise ValueError(f"too few apertures of {radius:.1f} px are empty")
-        return float(1.4826 * np.median(np.abs(known)) / np.sqrt(2))
+        sigma = 1.4826 * float(np.median(np.abs(known)))
+        for _ in range(20):
+            # The rms of what is left of normal values by clipping at 3 sigma is 0.9866 sigma.
+            sigma = float(np.sqrt(np.mean(known[np.abs(known) <= 3 * sigma] ** 2))) / 0.9866
+        return sigma / np.sqrt(2)
 
 
 def noise_of_apertures(stack: Stack, radius: float, margin: float = _MARGIN) -> float:
@@ -263,7 +315,7 @@ def gaussian_fwhm(image: Image, x: float, y: float, fwhm: float) -> float:
         return (p[0] + p[1] * np.exp(-0.5 * ((xs - p[2]) ** 2 + (ys - p[3]) ** 2) / p[4] ** 2) - stamp) / peak
 
     done = least_squares(residual, [0.0, peak, x, y, fwhm / 2.355], max_nfev=60)
-    return float(abs(done.x[4]) * 2.3548)
+    return float(abs(done.x[4]) * 2.3548) or float("nan")
 
 
 def _cut(image: Image, x: float, y: float, half: int) -> tuple[Floats, Floats, Floats] | None:
@@ -324,18 +376,35 @@ def _scale(matrix: Floats) -> float:
     return float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
 
 
-def _figures(stack: Stack, index: NDArray[np.int64], rough: float, snr: Floats) -> Figures:
+def _figures(stack: Stack, index: NDArray[np.int64], rough: float, snr: Floats, same: Floats) -> Figures:
     stars = stack.stars[index]
-    profiles = [one for x, y in stars if (one := moffat(stack.image, x, y, rough))]
-    gaussians = [gaussian_fwhm(stack.image, x, y, rough) for x, y in stars]
+    profiles = [moffat(stack.image, x, y, rough) for x, y in stars]
     r50, _ = sep.flux_radius(
         stack.image, stars[:, 0].copy(), stars[:, 1].copy(), np.full(len(stars), 3 * rough), 0.5, subpix=5
     )
     return Figures(
-        fwhm_px=float(np.median([one.fwhm_px for one in profiles])),
-        gaussian_fwhm_px=float(np.nanmedian(gaussians)),
-        r50_px=float(np.nanmedian(r50)),
-        ellipticity=float(np.median([one.ellipticity for one in profiles])),
+        fwhm=np.array([one.fwhm_px if one else np.nan for one in profiles]),
+        gaussian=np.array([gaussian_fwhm(stack.image, x, y, rough) for x, y in stars]),
+        r50=r50,
+        ellipticity=float(np.median([one.ellipticity for one in profiles if one])),
         snr=snr,
-        stars=len(profiles),
+        snr_same=same,
     )
+
+
+def _points(stack: Stack, index: NDArray[np.int64], fwhm: float) -> Mask:
+    """Which of some stars are points and not saturated: neither galaxies nor peaks that were cut off.
+
+    The highest pixel over the light in an aperture is the same for all stars, but for their places on the
+    pixels. Where few stars are far below the highest pixel, others are trusted if they are as sharp.
+    """
+    if not len(index):
+        return np.zeros(0, bool)
+    flux = _flux(stack, index, 1.5 * fwhm)
+    sharpness = stack.peak[index] / np.where(flux > 0, flux, np.inf)
+    low = stack.peak[index] < _SATURATED * stack.image.max()
+    typical = np.median(sharpness[low][:_ENOUGH]) if low.any() else np.median(sharpness)
+    fine = low & (sharpness > 0.6 * typical) & (sharpness < 2 * typical)
+    if fine.sum() < _ENOUGH:
+        fine |= (sharpness > 0.85 * typical) & ~low
+    return np.asarray(fine)

@@ -24,6 +24,12 @@ def apply(matrix: Floats, points: Floats) -> Floats:
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 
+def inverse(matrix: Floats) -> Floats:
+    """The 2x3 matrix that leads back."""
+    linear = np.linalg.inv(matrix[:, :2])
+    return np.column_stack([linear, -linear @ matrix[:, 2]])
+
+
 def fit(source: Floats, target: Floats) -> Floats:
     """The affine 2x3 matrix that maps ``source`` [n, 2] to ``target`` best."""
     ones = np.column_stack([source, np.ones(len(source))])
