@@ -16,6 +16,8 @@ from ripresa.families.stacking import plots, tables
 from ripresa.families.stacking.outputs.evidence import collect
 from stacking_tables import make
 
+SCRIPT = Path(__file__).parents[1] / "workflow" / "scripts" / "stacking_plots.py"
+LISTS = ("stars", "registrations", "reconstructions")
 REPORT = Path(__file__).parents[1] / "workflow" / "report"
 
 
@@ -75,6 +77,20 @@ def test_they_do_not_wait_for_the_clusters(tmp_path):
     os.unlink(sources.clusters)
     plots.draw(replace(sources, clusters=None), f"{tmp_path}/plots")
     assert {path.stem for path in (tmp_path / "plots").iterdir()} == set(plots.PLOTS)
+
+
+def test_the_script_draws_the_same(tmp_path):
+    sources = with_maps(make(tmp_path / "tables"))
+    plots.draw(sources, f"{tmp_path}/plots")
+    tables_of = (
+        sources.reference, sources.normalization, sources.global_metrics, sources.tile_grid,
+        sources.local_metrics,
+    )  # fmt: skip
+    words = [word for name in LISTS for word in (f"--{name}", *getattr(sources, name))]
+    first = tmp_path / "script" / "frames.png"
+    subprocess.run([sys.executable, SCRIPT, str(first), *tables_of, *words], check=True)
+    for path in (tmp_path / "plots").iterdir():
+        assert path.read_bytes() == (first.parent / path.name).read_bytes()
 
 
 def boxes(figure, renderer):

@@ -17,6 +17,7 @@ from ripresa.families.stacking.outputs.stacked_file import instant, top_down
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, RED, GREY = "#2166ac", "#e08214", "#b2182b", "#666666"  # told apart by colour-blind readers too
@@ -133,7 +134,7 @@ def _tiles(evidence: Evidence, sources: Sources) -> Figure:
         limits = _limits(maps[[best, worst]])
         for column, (frame, which) in enumerate(shown):
             panel = _panel(figure, LEFT + column * (room + 0.2), top, wide, high)
-            _field(panel, maps[frame], evidence, colours, limits, labelled=column == 0)
+            _field(panel, maps[frame], evidence, colours, limits, labelled=(line == 1, column == 0))
             panel.set_title(f"{which} weight: {_short(evidence.stacked[frame].name)}", loc="left")
         bars.append((LEFT + room + 0.2 + wide + 0.15, top, bar_high, label, colours, limits))
     for bar in bars:
@@ -198,6 +199,18 @@ def _panel(figure: Figure, left: float, top: float, width: float, height: float)
     return figure.add_axes((left / wide, 1 - (top + height) / high, width / wide, height / high))
 
 
+def _ticks(axis: Axis, most: int, *, whole: bool = False) -> list[float]:
+    """Set about ``most`` round ticks, and those only that are seen: matplotlib's own have one more at either
+    end, and its ticks with their labels and lines take longer than everything else in a picture."""
+    from matplotlib.ticker import MaxNLocator
+
+    low, high = sorted(axis.get_view_interval())
+    locator = MaxNLocator(most, integer=whole, steps=[1, 2, 5, 10])
+    ticks = [at for at in locator.tick_values(low, high) if low <= at <= high]
+    axis.set_ticks(ticks)
+    return ticks
+
+
 def _write(path: str, figure: Figure) -> None:
     """A PNG without the name and version of what wrote it, with which the bytes would change."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -222,32 +235,27 @@ def _time_lines(evidence: Evidence, series: Sequence[_Series], title: str) -> Fi
 
 def _over_time(panels: Sequence[Axes], series: Sequence[_Series], evidence: Evidence) -> None:
     """One series in each panel, from above, over the time of the frames."""
-    from matplotlib.ticker import MaxNLocator
-
     times, label, whole = _times(evidence)
     first, last = float(times.min()), float(times.max())
     edge = 0.03 * (last - first) or 0.5
-    limits = (first - edge, last + edge)
-    ticks = [at for at in MaxNLocator(7, integer=whole).tick_values(*limits) if limits[0] <= at <= limits[1]]
     for panel, one in zip(panels, series, strict=True):
         _series(panel, times, one, evidence)
-        # One line for all: ticks with their labels and lines of the grid cost more than what they measure.
+        panel.set_xlim(first - edge, last + edge)
+    ticks = _ticks(panels[-1].xaxis, 7, whole=whole)
+    for panel in panels:
+        # One line for all, and the ticks of the lowest panel only.
         panel.vlines(ticks, 0, 1, GRID, lw=0.6, zorder=0.5, transform=panel.get_xaxis_transform())
         panel.xaxis.set_visible(panel is panels[-1])
-        panel.set_xlim(limits)
-    panels[-1].set_xticks(ticks)
     panels[-1].set_xlabel(label)
 
 
 def _series(panel: Axes, times: NDArray[np.float64], series: _Series, evidence: Evidence) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     label, values, colour = series
     y = np.array([np.nan if value is None else value for value in values], np.float64)
     panel.plot(times, y, ls="none", marker="o", ms=3.5, color=colour, alpha=0.8, mew=0)
     panel.set_ylabel(label)
     panel.yaxis.set_label_coords(-0.5 / (WIDTH - LEFT - RIGHT), 0.5)
-    panel.yaxis.set_major_locator(MaxNLocator(4))
+    _ticks(panel.yaxis, 5)
     panel.grid(axis="y", color=GRID, lw=0.6)
     panel.spines[["top", "right"]].set_visible(False)
     known = np.isfinite(y)
@@ -295,9 +303,9 @@ def _field(
     colours: str,
     limits: tuple[float, float],
     *,
-    labelled: bool = True,
+    labelled: tuple[bool, bool] = (True, True),
 ) -> None:
-    """A map of the whole output grid, upright, px along its sides."""
+    """A map of the whole output grid, upright, with px along the sides x and y that are ``labelled``."""
     width, height = evidence.grid["width"], evidence.grid["height"]
     down = top_down(evidence)
     y = (height - 0.5, -0.5) if down else (-0.5, height - 0.5)
@@ -311,8 +319,11 @@ def _field(
         vmax=limits[1],
         interpolation="nearest",
     )
-    panel.locator_params(nbins=4)
-    panel.yaxis.set_visible(labelled)
+    for axis, shown in zip((panel.xaxis, panel.yaxis), labelled, strict=True):
+        if shown:
+            _ticks(axis, 5)
+        else:
+            axis.set_visible(False)
 
 
 def _bar(
@@ -335,7 +346,7 @@ def _bar(
     panel.yaxis.set_label_position("right")
     panel.set_ylabel(label)
     panel.yaxis.set_label_coords(1 + 0.45 / 0.15, 0.5)
-    panel.locator_params(axis="y", nbins=4)
+    _ticks(panel.yaxis, 5)
 
 
 def _times(evidence: Evidence) -> tuple[NDArray[np.float64], str, bool]:
