@@ -107,7 +107,7 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def _fill(file: IO[bytes], values: NDArray[Any]) -> None:
-    data = memoryview(values.reshape(-1).view(np.uint8))
+    data = values.reshape(-1).view(np.uint8).data
     done = 0
     while done < len(data):
         piece = file.read(min(_PIECE, len(data) - done))
