@@ -40,11 +40,11 @@ def family(tmp_path: Path) -> Path:
     return folder
 
 
-def start(family: Path, **environment: str) -> Process:
+def start(family: Path, code: str = RUN, **environment: str) -> Process:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA", "XDG"))}
     own = {"PYTHONPATH": str(family.parents[2]), "HOME": str(family.parents[3] / "home")}
     return subprocess.Popen(
-        [sys.executable, "-B", "-c", RUN],
+        [sys.executable, "-B", "-c", code],
         env=kept | own | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -95,20 +95,16 @@ def test_a_changed_callee_changes_the_caller_and_old_code_goes_when_it_is_no_lon
     assert len(folders(place)) == 3
 
 
-def test_a_folder_removed_under_a_process_does_no_harm(family: Path, tmp_path: Path) -> None:
-    place = tmp_path / "place"
-    remove = (
-        f"import shutil; from {NAME} import caller; shutil.rmtree({str(place)!r}); print(caller.whole(1))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", remove],
-        env=os.environ | {"PYTHONPATH": str(family.parents[2]), "NUMBA_CACHE_DIR": str(place)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert (done.stdout, done.stderr) == ("20\n", "")
+def test_sources_that_change_under_a_process_leave_nothing_behind(family: Path) -> None:
+    change = f"open({str(family / 'callee.py')!r}, 'a').write('# changed')"
+    assert result(start(family, f"from {NAME} import caller; {change}; {RUN}")) == (20, 1, "")
+    assert list(family.rglob("*.nbc")) == []
+    assert result(start(family)) == (20, 1, "")
+
+
+def test_a_folder_removed_under_a_process_does_no_harm(family: Path) -> None:
+    remove = f"import shutil; shutil.rmtree({str(family / '__pycache__')!r})"
+    assert result(start(family, f"from {NAME} import caller; {remove}; {RUN}")) == (20, 1, "")
 
 
 def test_a_place_that_the_user_sets_is_the_only_one(family: Path, tmp_path: Path) -> None:

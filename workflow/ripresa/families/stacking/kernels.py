@@ -60,7 +60,7 @@ def _name() -> str:
 
 def _places() -> Iterator[Path]:
     if _config.CACHE_DIR:  # NUMBA_CACHE_DIR
-        yield Path(_config.CACHE_DIR)
+        yield Path(_config.CACHE_DIR).absolute()
         return
     yield _FAMILY / "__pycache__"
     with contextlib.suppress(RuntimeError):  # no home
@@ -115,7 +115,8 @@ def _cached_in(folder: Path) -> Iterator[None]:
 
 
 def _guard(dispatcher: Any, folder: Path) -> None:
-    """Let one process save at a time, and none fail because it cannot save.
+    """Let one process save at a time, none of sources that are no longer there, and none fail because it
+    cannot save.
 
     numba numbers the files of a kernel by an index that it reads and writes again: two processes that save
     the kernel for different types at once could take one number, and each other's code.
@@ -129,7 +130,8 @@ def _guard(dispatcher: Any, folder: Path) -> None:
         with contextlib.suppress(OSError), open(folder / "lock", "wb") as lock:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            save(signature, compiled)
+            if _name() == folder.name:
+                save(signature, compiled)
 
     cache.save_overload = save_alone
 
