@@ -10,18 +10,9 @@ from ripresa.families.stacking.outputs.evidence import Sources
 from ripresa.families.stacking.plots import draw
 
 
-def quick_import() -> None:
-    """Import matplotlib without the documentation of its classes, which it puts together from all their
-    properties: a tenth of a second. Another goes into looking for garbage among its many objects."""
-    gc.disable()
-    import matplotlib.artist
-
-    matplotlib.artist.kwdoc = lambda artist: ""
-
-
 def main(words: list[str]) -> None:
     (first, *tables), lists = grouped(words)
-    quick_import()
+    gc.disable()  # a tenth of the time goes into looking for garbage among matplotlib's many objects
     with reported():
         draw(Sources(*tables, **lists), os.path.dirname(first))
 
