@@ -30,10 +30,10 @@ HEAVIEST = 20.0
 LIGHTEST = 1e-3
 # What `sharpest` may cost: the signal-to-noise ratio of point sources falls to this part of that of the plain
 # mean, but by no more than so many per cent for each per cent of width.
-LEAST_SNR = 0.93
+LEAST_SNR = 0.95
 PRICE = 5.0
 # The steps in which mu is tried, and the last of them: beyond, errors of r50 decide.
-STEPS = np.arange(0.0, 0.801, 0.02)
+STEPS = np.arange(0, 81, 2) / 100
 # The least of max(h / <h> - mu, 0), as part of 1 - mu: no frame is selected away.
 REMAINDER = 0.01
 
