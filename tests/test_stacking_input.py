@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ripresa.families.stacking import Changed, StackingError, tables
+from ripresa.families.stacking.commands import reported
 from ripresa.families.stacking.discovery import calibration_files, lights
 from ripresa.families.stacking.frames import examine, inspect, read_pixels, read_rows
 from ripresa.families.stacking.ready import load_frame
@@ -448,6 +449,17 @@ def test_a_frame_that_changed_since_the_scan_is_noticed(tmp_path):
     path.unlink()
     with pytest.raises(StackingError, match=r"night/a.fit.*no longer"):
         read_pixels(facts)
+
+
+def test_what_tells_of_a_frame_that_changed_is_removed(tmp_path):
+    path = Path(write(tmp_path / "a.fit"))
+    facts, _ = examine(str(path), "night/a.fit")
+    table = tmp_path / "scan.npz"
+    table.write_bytes(b"")
+    path.unlink()
+    with pytest.raises(SystemExit, match=r"night/a.fit.*run the command again"), reported():
+        load_frame(facts, None, np.empty(0, np.int64), str(table))
+    assert not table.exists()
 
 
 # --- the phase

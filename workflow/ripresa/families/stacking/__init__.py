@@ -16,11 +16,11 @@ class Damaged(StackingError):
 class Changed(StackingError):
     """A frame that is no longer what it was when it was scanned.
 
-    ``scan`` is the table of the scan, where it is known: without it the frame is scanned anew, also if its
-    file has the old modification time.
+    ``stale`` is the file that tells of the frame as it was, where it is known: without that, the next call
+    looks at the frame anew, also if it has its old modification time.
     """
 
-    def __init__(self, what: str, scan: str | None = None) -> None:
+    def __init__(self, what: str, stale: str | None = None) -> None:
         super().__init__(f"{what}; run the command again, and it is scanned anew")
         self.what = what
-        self.scan = scan
+        self.stale = stale

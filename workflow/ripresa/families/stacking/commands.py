@@ -26,9 +26,9 @@ def reported() -> Iterator[None]:
             os.unlink(error.path)
         sys.exit(f"error: {error}; it was removed, and the next call makes it again")
     except Changed as error:
-        if error.scan:
+        if error.stale:
             with contextlib.suppress(OSError):
-                os.unlink(error.scan)
+                os.unlink(error.stale)
         sys.exit(f"error: {error}")
     except StackingError as error:
         sys.exit(f"error: {error}")

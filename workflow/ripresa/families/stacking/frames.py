@@ -87,13 +87,15 @@ def examine(
 def read_pixels(facts: Facts) -> Image:
     """The pixels of a frame that was found usable before: float32 [C, H, W], NaN where the file has no value.
 
-    Raises StackingError if the file is gone or cannot be read, Changed if its size or content is no longer
+    Raises StackingError if the file cannot be read, Changed if it is gone or its size or content is no longer
     what it was: pixels are compared by their sum, which costs next to nothing, and the whole file by its
     checksum if its modification time is another one.
     """
     name, path = facts["name"], facts["path"]
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise Changed(f"frame {name}: {path} is no longer there") from None
     except OSError as error:
         raise StackingError(f"frame {name}: {path} can no longer be read ({error.strerror})") from None
     try:

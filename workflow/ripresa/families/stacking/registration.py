@@ -30,7 +30,7 @@ def register(stars: str, reference: str, masters: str | None, settings: dict[str
     reference px to frame px)}. Raises Changed if a frame that has to be read again is no longer what it was.
     """
     chosen = tables.read_json(reference)
-    registrar = Registrar(chosen, masters, stars, settings["registration"])
+    registrar = Registrar(chosen, masters, stars, settings["registration"], reference)
     frames = sorted(startable.read(stars), key=lambda frame: frame.name)
     entries = []
     for number, frame in enumerate(frames):
@@ -43,13 +43,19 @@ class Registrar:
     """Registers frames to one reference."""
 
     def __init__(
-        self, reference: dict[str, Any], masters: str | None, table: str, settings: dict[str, Any]
+        self,
+        reference: dict[str, Any],
+        masters: str | None,
+        table: str,
+        settings: dict[str, Any],
+        document: str | None = None,
     ) -> None:
-        """``reference`` as `reference.choose` wrote it; ``table`` holds the frames that will be
-        registered."""
+        """``reference`` as `reference.choose` wrote it into the file ``document``; ``table`` holds the frames
+        that will be registered."""
         self._reference = reference
         self._masters = masters
         self._table = table
+        self._document = document
         self._minimum = int(settings["minimum_matches"])
         self._model = str(settings["model"])
         stars = {column: np.array(values, np.float64) for column, values in reference["stars"].items()}
@@ -113,7 +119,7 @@ class Registrar:
 
     def _comparison(self) -> "_Images":
         if self._images is None:
-            self._images = _Images(self._reference, self._masters, self._table)
+            self._images = _Images(self._reference, self._masters, self._table, self._document)
         return self._images
 
 
@@ -121,7 +127,9 @@ class _Images:
     """Reads frames and compares them with the reference; made when a frame first needs it, for what it
     imports."""
 
-    def __init__(self, reference: dict[str, Any], masters: str | None, table: str) -> None:
+    def __init__(
+        self, reference: dict[str, Any], masters: str | None, table: str, document: str | None
+    ) -> None:
         from ripresa.families.stacking.calibration import Calibrator
         from ripresa.families.stacking.correlation import Correlator
         from ripresa.families.stacking.ready import load_frame
@@ -129,7 +137,8 @@ class _Images:
         self._table = table
         self._calibrator = Calibrator(masters)
         self._load = load_frame
-        image = load_frame(reference, self._calibrator, np.array(reference["hot_index"], np.int64))
+        hot = np.array(reference["hot_index"], np.int64)
+        image = load_frame(reference, self._calibrator, hot, document)
         sizes = reference["stars"]["fwhm"]
         fwhm = float(np.median(sizes)) if sizes else 4.0
         self._correlator = Correlator(image, reference["bayer"], fwhm)
