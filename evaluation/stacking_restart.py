@@ -7,6 +7,7 @@ frame. Then the same in reduced mode.
 
 import argparse
 import os
+import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -39,13 +40,16 @@ def restarts(space: Workspace, lights: Path, every: int, limit_s: float) -> list
             continue
         before = space.written()
         forget(frames)
+        cpu = cpu_seconds()
         seconds = space.finish("--forcerun", phase)
+        cpu = cpu_seconds() - cpu
         read, after = was_read(frames), space.written()
         anew = [name for name in PHASES if after[name] != before[name]]
         partly = [
             name for name in anew if any(after[name][file] == time for file, time in before[name].items())
         ]
-        print(f"  {number:2} {phase:20} {seconds:6.2f} s  wrote {', '.join(anew) or 'nothing'}", flush=True)
+        print(f"  {number:2} {phase:20} {seconds:6.2f} s, of CPU {cpu:5.2f} s; ", end="")
+        print(f"wrote {', '.join(anew) or 'nothing'}", flush=True)
         if anew != list(PHASES)[number:] or partly:
             wrong.append(f"{phase}: wrote {anew}, of {partly} only a part")
         if phase == "STACKING" and read:
@@ -56,6 +60,12 @@ def restarts(space: Workspace, lights: Path, every: int, limit_s: float) -> list
             if again > limit_s:
                 wrong.append(f"STACKING took {again:.2f} s")
     return wrong
+
+
+def cpu_seconds() -> float:
+    """Used by all calls so far; other than the clock, it hardly depends on what else the machine does."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def access_times_work(directory: Path) -> bool:

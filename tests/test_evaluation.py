@@ -17,7 +17,7 @@ SHORT = {
     "stacking_faults": [*SMALL_STACK, "--mode", "full", "--every", "8"],
     "stacking_real": [],
     # The machine does other things beside the tests, so a restart gets more time than the 3 s it needs alone.
-    "stacking_restart": [*SMALL_STACK, "--reduced-frames", "10", "--every", "3", "--limit", "10"],
+    "stacking_restart": [*SMALL_STACK, "--reduced-frames", "10", "--every", "5", "--limit", "10"],
     "state": [],
     "waiting": ["--rounds", "1"],
 }
