@@ -151,10 +151,11 @@ class Bench:
         table = space.stacking / "outputs" / "frames.csv"
         named = victim.name in said or (not code and how == "cut short" and victim.name in excluded(table))
         victim.write_bytes(whole)
+        if how != "cut short":
+            os.utime(victim, ns=(about.st_atime_ns, about.st_mtime_ns))
+        problem = self.resumed(space) if named else f"{victim.name} was not named (exit code {code})"
         os.utime(victim, ns=(about.st_atime_ns, about.st_mtime_ns))
-        if how == "cut short":
-            os.utime(victim)
-        return self.resumed(space) if named else f"{victim.name} was not named (exit code {code})"
+        return problem
 
     def full_disk(self) -> str | None:
         """Stack on a disk that is too small, then on the same disk made larger."""
