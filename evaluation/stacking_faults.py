@@ -169,7 +169,7 @@ class Bench:
             code, said = space.call()
             if code == 0:
                 return "the disk was not full"
-            if "No space left" not in said:
+            if "no space" not in said.lower():
                 return f"the cause was not said: {said[-800:]}"
             subprocess.run(["mount", "-o", f"remount,size={self.bytes * 4}", str(place)], check=True)
             return self.resumed(space)
