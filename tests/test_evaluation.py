@@ -14,9 +14,9 @@ SHORT = {
     "kill_storm": ["--units", "150", "--kills", "12"],
     # The quality and speed of stacks need many large frames and Siril: stacking_quality.py, stacking_real.py
     # and stacking_speed.py are for the hand.
-    "stacking_faults": [*SMALL_STACK, "--mode", "full", "--every", "8"],
+    "stacking_faults": [*SMALL_STACK, "--mode", "full", "--every", "14"],
     # The machine does other things beside the tests, so a restart gets more time than the 3 s it needs alone.
-    "stacking_restart": [*SMALL_STACK, "--reduced-frames", "10", "--every", "5", "--limit", "10"],
+    "stacking_restart": [*SMALL_STACK, "--reduced-frames", "10", "--every", "10", "--limit", "10"],
     "state": [],
     "waiting": ["--rounds", "1"],
 }
