@@ -73,19 +73,7 @@ stacked = stacking_units("stacking/outputs/stacked.fit")
 stacking_plots = stacking_units("stacking/outputs/plots/frames.png")
 
 campaign.goals += stacked.targets() + stacking_plots.targets()
-campaign.phases = [
-    "SCAN_INPUT",
-    "REGISTRATION",
-    "CHANNEL_SPLIT",
-    "NORMALIZATION",
-    "GLOBAL_METRICS",
-    "TILE_GRID",
-    "LOCAL_METRICS",
-    "TILE_RECONSTRUCTION",
-    "STATE_CLUSTERING",
-    "SYNTHETIC_FRAMES",
-    "STACKING",
-]
+campaign.phases = stack["phases"]
 
 STARS = f"{campaign.dir}/stacking/scan/{{scatteritem}}.npz"
 CELLS = f"{campaign.dir}/stacking/registered/{{scatteritem}}.npz"

@@ -11,6 +11,7 @@ from typing import Any
 
 from ripresa.families.stacking import StackingError
 from ripresa.families.stacking.discovery import calibration_files, lights
+from ripresa.families.stacking.phases import PHASES
 
 _ITEM = re.compile(r"(\d+)-of-(\d+)\.json")
 
@@ -18,10 +19,10 @@ _ITEM = re.compile(r"(\d+)-of-(\d+)\.json")
 def plan(settings: dict[str, Any], run: str, cores: int, chunks: int | None = None) -> dict[str, Any]:
     """The plan of a stack in the run directory ``run``.
 
-    Returns {"chunks": n, "frames": {"1-of-n": [[name, path], ...], ...}, "simulated": [path, ...],
-    "calibration": [path, ...]}. The number of chunks is ``chunks``, else the configured one, else the one
-    that the run has already, else one per core: to go on with other cores repeats nothing. A frame that was
-    scanned stays in its chunk; a new one joins the smallest.
+    Returns {"phases": [name, ...], "chunks": n, "frames": {"1-of-n": [[name, path], ...], ...},
+    "simulated": [path, ...], "calibration": [path, ...]}. The number of chunks is ``chunks``, else the
+    configured one, else the one that the run has already, else one per core: to go on with other cores
+    repeats nothing. A frame that was scanned stays in its chunk; a new one joins the smallest.
 
     Raises StackingError if there are too few frames.
     """
@@ -34,6 +35,7 @@ def plan(settings: dict[str, Any], run: str, cores: int, chunks: int | None = No
     check_number(len(frames), settings["mode"], "light frames were found")
     count = chunks or settings["chunks"] or _present(directory) or cores
     return {
+        "phases": PHASES,
         "chunks": count,
         "frames": _divided(frames, count, directory),
         "simulated": simulated,
