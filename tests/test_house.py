@@ -34,6 +34,12 @@ def test_the_lock_file_has_all_that_is_declared_and_only_with_hashes():
     assert "://" not in LOCK
 
 
+def test_nothing_brings_pandas():
+    """Where it is installed, Snakemake imports it at every start to see whether a parameter is a table, which
+    takes a third of a second."""
+    assert re.search(r"^pandas==", LOCK, re.MULTILINE) is None
+
+
 def test_make_says_what_it_needs_where_there_is_no_python(tmp_path):
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)

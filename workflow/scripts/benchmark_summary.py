@@ -7,8 +7,7 @@ from ripresa.families.benchmarks import summary
 
 def main(run: str, output: str, *results: str) -> None:
     retried = [summary.needed_retry(summary.attempts_of(result, run)) for result in results]
-    table = summary.summarise(map(summary.load, results), retried)
-    table.to_csv(output, index=False, float_format="%.6g")
+    summary.write(output, summary.summarise(map(summary.load, results), retried))
 
 
 if __name__ == "__main__":

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
 import json
 import math
 import os
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ripresa.families.benchmarks.adaptive import coefficient_of_variation
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CONFIDENCE = 0.95
 FENCE = 1.5  # Tukey's inner fences: quartiles -+ 1.5 interquartile ranges
@@ -81,53 +81,56 @@ def outliers(values: Sequence[float]) -> list[bool]:
     return [bool(value < low - reach or value > high + reach) for value in values]
 
 
-def summarise(results: Iterable[Mapping[str, Any]], retried: Iterable[bool]) -> pd.DataFrame:
-    """One row for each host, workload and metric (columns `COLUMNS`), over all repetitions.
+def summarise(results: Iterable[Mapping[str, Any]], retried: Iterable[bool]) -> list[dict[str, Any]]:
+    """One row for each host, workload and metric (keys `COLUMNS`), over all repetitions.
 
     Nothing is left out: outliers and repetitions that needed a retry are counted and named.
     """
-    import pandas as pd
-
-    values = pd.DataFrame(
-        {
-            "host": result["host"],
-            "workload": result["workload"],
-            "repetition": result["repetition"],
-            "retried": again,
-            "metric": metric["name"],
-            "primary": metric["name"] == result["primary"],
-            **{key: metric[key] for key in ("value", "unit", "direction")},
-        }
-        for result, again in zip(results, retried, strict=True)
-        for metric in result["metrics"]
-    )
-    if values.empty:
-        return pd.DataFrame(columns=COLUMNS)
-    groups = values.groupby(["host", "workload", "metric"], sort=False)
-    return pd.DataFrame(_row(group.sort_values("repetition")) for _, group in groups)[COLUMNS]
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for result, again in zip(results, retried, strict=True):
+        for metric in result["metrics"]:
+            group = groups.setdefault((result["host"], result["workload"], metric["name"]), [])
+            one = {key: result[key] for key in ("host", "workload", "repetition")}
+            one |= {key: metric[key] for key in ("value", "unit", "direction")}
+            primary = metric["name"] == result["primary"]
+            group.append({**one, "metric": metric["name"], "primary": primary, "retried": again})
+    return [_row(sorted(group, key=lambda one: one["repetition"])) for group in groups.values()]
 
 
-def _row(group: pd.DataFrame) -> dict[str, Any]:
-    values = group["value"].tolist()
+def _row(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    values = [one["value"] for one in group]
     beyond = outliers(values)
     low, high = confidence_interval(values)
+    repetitions = [str(one["repetition"]) for one in group]
+    again = [one["retried"] for one in group]
     return {
-        **{name: group[name].iloc[0] for name in COLUMNS[: COLUMNS.index("n")]},
+        **{name: group[0][name] for name in COLUMNS[: COLUMNS.index("n")]},
         "n": len(values),
-        "mean": group["value"].mean(),
-        "sd": group["value"].std(),
+        "mean": statistics.fmean(values),
+        "sd": statistics.stdev(values) if len(values) > 1 else math.nan,
         "cv": coefficient_of_variation(values),
         "ci95_low": low,
         "ci95_high": high,
         "min": min(values),
-        "median": group["value"].median(),
+        "median": statistics.median(values),
         "max": max(values),
         "outliers": sum(beyond),
-        "outlier_repetitions": _listed(group["repetition"][beyond]),
-        "retried": int(group["retried"].sum()),
-        "retried_repetitions": _listed(group["repetition"][group["retried"]]),
+        "outlier_repetitions": " ".join(itertools.compress(repetitions, beyond)),
+        "retried": sum(again),
+        "retried_repetitions": " ".join(itertools.compress(repetitions, again)),
     }
 
 
-def _listed(repetitions: Iterable[int]) -> str:
-    return " ".join(str(repetition) for repetition in repetitions)
+def write(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as CSV, numbers to six digits; what is not known is left empty."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        for row in rows:
+            table.writerow({name: _text(value) for name, value in row.items()})
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return value
