@@ -12,6 +12,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from ripresa.configuration import (
     ConfigurationError,
@@ -778,6 +779,12 @@ def test_commented_defaults_of_the_recovery_file_are_the_defaults(files):
     assert [rule["name"] for rule in rules] == ["licence-server"]
     assert set(section) == {"time_scale", "stall_s", "grace_s", "breaker", "classes"}
     assert load_policy(section) == load_policy(), "what is shown as the default is the default"
+
+
+@pytest.mark.parametrize("path", sorted(SCHEMAS.glob("*.json")), ids=lambda path: path.name)
+def test_schemas_are_valid(path):
+    """Seen to here, because it takes longer than to use them."""
+    Draft202012Validator.check_schema(json.loads(path.read_text()))
 
 
 def test_a_run_that_is_read_needs_no_schemas():

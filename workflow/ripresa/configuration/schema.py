@@ -72,7 +72,6 @@ class Checker:
     """
 
     def __init__(self, schema: Schema) -> None:
-        _Validator.check_schema(schema)
         self.schema = schema
         self._validator = _Validator(schema, format_checker=FormatChecker(["regex"]))
 
