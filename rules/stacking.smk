@@ -35,10 +35,7 @@ def stacking_section(*names):
 
 
 def stacking_settings(*names):
-    """The part of the configuration that a phase depends on, so that nothing else makes it run again.
-
-    As text: for other values Snakemake imports pandas to see whether they are tables.
-    """
+    """The part of the configuration that a phase depends on, as JSON, so that nothing else makes it run again."""
     return canonical(stacking_section(*names))
 
 

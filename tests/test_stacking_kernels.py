@@ -1,6 +1,7 @@
 """Compiled kernels are kept for other processes, but never beyond a change of what was compiled into them."""
 
 import ast
+import json
 import os
 import shutil
 import subprocess
@@ -8,11 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from ripresa.families.stacking import kernels
+from ripresa.families.stacking import kernel_store
+from ripresa.families.stacking.kernels import kernel
 
-FAMILY = Path(kernels.__file__).parent
+FAMILY = Path(kernel_store.__file__).parent
 NAME = "ripresa.families.stacking"
 CALLEE = f"from {NAME}.kernels import kernel\n@kernel\ndef part(x):\n    return x + %d\n"
 CALLER = f"""
@@ -23,18 +26,30 @@ from {NAME}.kernels import kernel
 def whole(x):
     return 10 * part(x)
 """
-RUN = f"from {NAME}.caller import whole; print(whole(1), sum(whole.stats.cache_misses.values()))"
+INVERSE = f"""
+import numpy as np
+from {NAME}.kernels import kernel
+
+@kernel
+def inverse(x):
+    scratch = np.empty(1000)
+    scratch[:] = x
+    return 1 / scratch.sum()
+"""
+RUN = f"import sys; from {NAME}.caller import whole; print(whole(1), int('numba' in sys.modules))"
+COMPILING = ("kernels", "kernel_store", "kernel_compiler")
 Process = subprocess.Popen[str]
 
 
 @pytest.fixture
 def family(tmp_path: Path) -> Path:
-    """A copy of the package that holds the decorator and two modules of kernels, one calling the other."""
+    """A copy of the package that holds what kernels need and two modules of them, one calling the other."""
     folder = tmp_path.joinpath("copy", *NAME.split("."))
     folder.mkdir(parents=True)
     for package in (folder, folder.parent, folder.parent.parent):
         (package / "__init__.py").touch()
-    shutil.copy(kernels.__file__, folder)
+    for name in COMPILING:
+        shutil.copy(FAMILY / f"{name}.py", folder)
     (folder / "callee.py").write_text(CALLEE % 1)
     (folder / "caller.py").write_text(CALLER)
     return folder
@@ -53,7 +68,8 @@ def start(family: Path, code: str = RUN, **environment: str) -> Process:
 
 
 def result(process: Process) -> tuple[int, int, str]:
-    """What the caller gave, how often it looked for its code in vain, and what was said beside."""
+    """What the caller gave, 1 if it was compiled (numba is not imported for anything else), and what was said
+    beside."""
     out, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     value, compiled = out.split()
@@ -61,7 +77,7 @@ def result(process: Process) -> tuple[int, int, str]:
 
 
 def folders(place: Path) -> list[Path]:
-    return sorted(place.glob(f"{kernels.PREFIX}*"))
+    return sorted(place.glob(f"{kernel_store.PREFIX}*"))
 
 
 def test_a_second_process_does_not_compile(family: Path) -> None:
@@ -85,7 +101,7 @@ def test_a_changed_callee_changes_the_caller_and_old_code_goes_when_it_is_no_lon
     assert len(folders(place)) == 2  # another process may use the first one still
     elsewhere = place / f"{old.name}-another-cpu"
     elsewhere.mkdir()
-    long_ago = time.time() - kernels.UNUSED_S - 60
+    long_ago = time.time() - kernel_store.UNUSED_S - 60
     for folder in (old, elsewhere):
         os.utime(folder, (long_ago, long_ago))
     (family / "callee.py").write_text(CALLEE % 3)
@@ -97,14 +113,36 @@ def test_a_changed_callee_changes_the_caller_and_old_code_goes_when_it_is_no_lon
 
 def test_sources_that_change_under_a_process_leave_nothing_behind(family: Path) -> None:
     change = f"open({str(family / 'callee.py')!r}, 'a').write('# changed')"
-    assert result(start(family, f"from {NAME} import caller; {change}; {RUN}")) == (20, 1, "")
-    assert list(family.rglob("*.nbc")) == []
+    begin = f"from {NAME} import kernel_store; kernel_store._folder()"
+    assert result(start(family, f"{begin}; {change}; {RUN}")) == (20, 1, "")
+    assert list(family.rglob("caller.whole-*")) == []
     assert result(start(family)) == (20, 1, "")
 
 
 def test_a_folder_removed_under_a_process_does_no_harm(family: Path) -> None:
     remove = f"import shutil; shutil.rmtree({str(family / '__pycache__')!r})"
-    assert result(start(family, f"from {NAME} import caller; {remove}; {RUN}")) == (20, 1, "")
+    begin = f"from {NAME} import kernel_store; kernel_store._folder()"
+    assert result(start(family, f"{begin}; {remove}; {RUN}")) == (20, 1, "")
+
+
+@pytest.mark.parametrize("harm", ["torn", "empty", "changed", "another need"])
+def test_damaged_code_is_compiled_anew(family: Path, harm: str) -> None:
+    assert result(start(family)) == (20, 1, "")
+    (path,) = family.rglob("caller.whole-*")
+    whole = path.read_bytes()
+    head, _, code = whole.partition(b"\n")
+    path.write_bytes(
+        {
+            "torn": whole[: len(whole) // 2],
+            "empty": b"",
+            "changed": head + b"\n" + code.replace(b"\x00", b"\x01", 5),
+            "another need": json.dumps({**json.loads(head), "needs": ["numba_no_such"]}).encode()
+            + b"\n"
+            + code,
+        }[harm]
+    )
+    assert result(start(family)) == (20, 1, "")
+    assert result(start(family)) == (20, 0, "")
 
 
 def test_a_place_that_the_user_sets_is_the_only_one(family: Path, tmp_path: Path) -> None:
@@ -133,6 +171,42 @@ def test_processes_that_compile_at_the_same_time_do_no_harm(family: Path) -> Non
     together = [start(family) for _ in range(2)]
     assert [result(process)[0] for process in together] == [20, 20]
     assert result(start(family)) == (20, 0, "")
+
+
+@kernel
+def _mixed(numbers, pair, scale, flag, nothing):  # type: ignore[no-untyped-def]
+    for i in range(numbers.shape[0]):
+        for j in range(numbers.shape[1]):
+            numbers[i, j] = pair[0][j] * scale + pair[1] + (1 if flag else 0)
+    return numbers.sum() + len(nothing)
+
+
+def test_arrays_numbers_and_tuples_arrive_as_they_are() -> None:
+    for kind in (np.float32, np.float64):
+        numbers = np.zeros((2, 3), kind)
+        pair = (np.arange(3, dtype=kind), 5)
+        assert _mixed(numbers, pair, np.float32(2.0), True, ()) == 2 * (6 + 8 + 10)
+        assert numbers.tolist() == [[6, 8, 10]] * 2
+
+
+def test_what_a_kernel_cannot_take_is_refused() -> None:
+    numbers = np.zeros((4, 6))
+    pair = (np.zeros(3), 5)
+    with pytest.raises(TypeError, match="_mixed takes contiguous arrays only"):
+        _mixed(numbers[:, ::2], pair, 2.0, True, ())
+    with pytest.raises(TypeError, match="_mixed takes no str"):
+        _mixed(numbers, pair, "2", True, ())
+
+
+def test_a_kernel_that_fails_says_so(family: Path) -> None:
+    (family / "caller.py").write_text(INVERSE)
+    for _ in range(2):  # the second without numba
+        process = start(family, f"from {NAME}.caller import inverse; print(inverse(2.0)); inverse(0.0)")
+        out, said = process.communicate(timeout=120)
+        assert process.returncode == 1
+        assert out == "0.0005\n"
+        assert "ZeroDivisionError" in said
+        assert "RuntimeError: the kernel caller.inverse failed" in said
 
 
 def modules() -> dict[str, ast.Module]:
@@ -190,4 +264,4 @@ def test_no_other_module_compiles_in_its_own_way() -> None:
             if isinstance(node, ast.Import | ast.ImportFrom)
             for name in node.names
         }
-        assert "numba" not in {name.split(".")[0] for name in imported} or module == f"{NAME}.kernels"
+        assert "numba" not in {name.split(".")[0] for name in imported} or module == f"{NAME}.kernel_compiler"

@@ -63,8 +63,9 @@ def measure(image: Image) -> Measured:
     no pixels."""
     grid = shape(*image.shape)
     background, energy, coverage = (np.empty(grid, np.float32) for _ in range(3))
-    low, high = _measure(image, background, energy, coverage)
-    return Measured(background, energy, coverage, float(low), float(high))
+    extremes = np.empty(2, np.float32)
+    _measure(image, background, energy, coverage, extremes)
+    return Measured(background, energy, coverage, float(extremes[0]), float(extremes[1]))
 
 
 def raw_noise(image: Image) -> Image:
@@ -166,7 +167,7 @@ def _strip(image: Any, y0: int, y1: int, low: Any, high: Any, energy: Any, known
 
 
 @kernel
-def _measure(image: Any, background: Any, energy: Any, coverage: Any) -> Any:
+def _measure(image: Any, background: Any, energy: Any, coverage: Any, extremes: Any) -> None:
     height, width = image.shape
     values = np.empty(CELL * CELL, np.float32)
     low, high = np.full(width, np.inf, np.float32), np.full(width, -np.inf, np.float32)
@@ -194,7 +195,7 @@ def _measure(image: Any, background: Any, energy: Any, coverage: Any) -> Any:
             background[j, i] = _background(values[:n]) if n > 0 else np.float32(np.nan)
             number = numbers[x0:x1].sum()
             energy[j, i] = squares[x0:x1].sum() / number if number > 0 else np.float32(np.nan)
-    return low.min(), high.max()
+    extremes[0], extremes[1] = low.min(), high.max()
 
 
 @kernel(fastmath=_SUMS)

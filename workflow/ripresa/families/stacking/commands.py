@@ -7,10 +7,6 @@ from collections.abc import Iterator
 
 from ripresa.families.stacking import Changed, Damaged, StackingError
 
-# Before its first kernel numba imports scipy.linalg, if it can, for the linear algebra of kernels, of which
-# there is none here: a fifth of a second in each process.
-sys.modules.setdefault("scipy", None)  # type: ignore[arg-type]
-
 
 @contextlib.contextmanager
 def reported() -> Iterator[None]:

@@ -49,7 +49,11 @@ def find(image: Image, cfa: bool) -> Indices:
     parts = [np.empty(0, np.int64)]
     if min(height, width) > 4 * step:
         for plane in range(planes):
-            found = _found(image[plane], step, noise(image[plane], step))
+            sigma = noise(image[plane], step)
+            rows = np.empty((4096, 2), np.int64)
+            while (count := _found(image[plane], step, sigma, rows)) > len(rows):
+                rows = np.empty((count, 2), np.int64)
+            found = rows[:count, 0] * width + rows[:count, 1]
             parts.append(np.unique(found) + plane * height * width)
     return np.concatenate(parts)
 
@@ -142,17 +146,18 @@ def _all_suspects(plane: Image, step: int, t: np.float32, found: Indices) -> int
 
 
 @kernel
-def _found(plane: Image, step: int, sigma: float) -> Indices:
-    """Flat indices of the bad pixels of a plane whose noise is ``sigma``, some perhaps twice."""
+def _found(plane: Image, step: int, sigma: float, found: Indices) -> int:
+    """Put (y, x) of the bad pixels of a plane whose noise is ``sigma``, some perhaps twice, into ``found``.
+
+    Gives their number, or a number larger than that of the rows in ``found``: so many would be of use.
+    """
     height, width = plane.shape
     mask = np.zeros(plane.shape, np.uint8)
     around = np.empty(16, np.float32)
     t = np.float32((1 - SHARE) * THRESHOLD * sigma)
-    found = np.empty((4096, 2), np.int64)
     suspects = _all_suspects(plane, step, t, found)
     if suspects > len(found):
-        found = np.empty((suspects, 2), np.int64)
-        _all_suspects(plane, step, t, found)
+        return suspects
     n = 0
     for k in range(suspects):
         if _stands_out(plane, found[k, 0], found[k, 1], step, sigma, THRESHOLD, mask, around):
@@ -170,20 +175,12 @@ def _found(plane: Image, step: int, sigma: float) -> Indices:
             if not (0 <= y < height and 0 <= x < width) or mask[y, x]:
                 continue
             if _stands_out(plane, y, x, step, sigma, GROWTH_THRESHOLD, mask, around):
-                found = _appended(found, n, y, x)
+                if n == len(found):
+                    return 2 * n
+                found[n, 0], found[n, 1] = y, x
                 n += 1
         first = last
-    return found[:n, 0] * width + found[:n, 1]
-
-
-@kernel
-def _appended(rows: Indices, n: int, y: int, x: int) -> Indices:
-    if n == len(rows):
-        longer = np.empty((2 * n, 2), np.int64)
-        longer[:n] = rows
-        rows = longer
-    rows[n, 0], rows[n, 1] = y, x
-    return rows
+    return n
 
 
 @kernel

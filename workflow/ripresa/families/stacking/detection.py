@@ -41,6 +41,7 @@ FEW_UNSATURATED = 12  # with fewer than this, saturated stars are better than no
 TYPICAL_HALF_MAXIMUM = 0.92  # see _half_maximum
 TYPICAL_R50 = 0.6  # half-light radius over FWHM
 FEW = 40  # with fewer stars than this, larger smoothing is tried as well
+PROFILE_PIXELS = 1200  # of a star, at most
 APERTURE = 2.25  # radius of the photometric aperture, FWHM
 SKY = (3.0, 4.5)  # radii of the annulus whose median is a star's local sky, FWHM
 # A superpixel averages 2x2 pixels, which widens the PSF by a variance of (4 - 1) / 12 px^2 on each axis.
@@ -150,14 +151,15 @@ def detect(
         fwhm = 2.0 * fwhm * np.sqrt(np.maximum(narrower, 0.25))
     size = float(np.median(fwhm)) if len(x) else 1.0
     x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
-    flux, around = star_kernels.fluxes(
-        image, colours, x, y, APERTURE * size, SKY[0] * size + 1.0, SKY[1] * size + 2.0
-    )
+    flux, around = (np.empty((len(x), 3 if colours[0, 0] >= 0 else len(image))) for _ in range(2))
+    inner, outer = SKY[0] * size + 1.0, SKY[1] * size + 2.0
+    star_kernels.fluxes(image, colours, x, y, APERTURE * size, inner, outer, flux, around)
     total = flux.sum(axis=1)
     order = np.lexsort((x, y, -total))
     order = order[total[order] > 0][:limit]  # without NaN
     x, y, flux, around, fwhm = x[order], y[order], flux[order], around[order], fwhm[order]
-    r50 = star_kernels.half_light_radii(image, colours, x, y, flux, around, max(APERTURE * size, 3.0))
+    r50 = np.empty(len(x))
+    star_kernels.half_light_radii(image, colours, x, y, flux, around, max(APERTURE * size, 3.0), r50)
     rows = rows[order]
     factor = _half_maximum(image, colours, x, y, covariance[order], flux, around, rows[:, SNR])
     fwhm = fwhm * factor
@@ -217,8 +219,11 @@ def _candidates(plane: Image, coarse: Image, noise: float, step: int, limit: int
 def _peaks(plane: Image, coarse: Image, noise: float, step: int, limit: int) -> Vector:
     if not noise > 0 or min(plane.shape) < 16:
         return np.empty((0, 3))
-    found = star_kernels.peaks(plane, coarse, step, np.float32(noise), THRESHOLD, 32 * limit)
-    return found[~star_kernels.on_ridge(plane, found)]
+    found = np.empty((32 * limit, 3))
+    found = found[: star_kernels.peaks(plane, coarse, step, np.float32(noise), THRESHOLD, found)]
+    ridge = np.empty(len(found), np.bool_)
+    star_kernels.on_ridge(plane, found, ridge)
+    return found[~ridge]
 
 
 def _by_height(peaks: Vector) -> Vector:
@@ -231,19 +236,27 @@ def _measured(plane: Image, peaks: Vector, noise: float, saturation: float | Non
     # The size of the PSF first, from the brightest; then everything with a window of that size.
     sigma = 1.3
     for _ in range(3):
-        rows = star_kernels.shapes(plane, peaks[:BRIGHT], sigma, noise, full)
+        rows = _shapes(plane, peaks[:BRIGHT], sigma, noise, full)
         rows = rows[(rows[:, FLAG] == STAR) & (rows[:, ELONGATION] < 2.2)]
         if not len(rows):
             break
         strong = rows[rows[:, SNR] >= np.median(rows[:, SNR])]
         sigma = float(np.clip(np.median(strong[:, FWHM]) / FWHM_PER_SIGMA, 0.7, 12.0))
-    rows = star_kernels.shapes(plane, peaks[: 2 * limit], sigma, noise, full)
+    rows = _shapes(plane, peaks[: 2 * limit], sigma, noise, full)
     if np.count_nonzero(rows[:, FLAG] == STAR) < FEW_UNSATURATED:
         rows[rows[:, FLAG] == SATURATED, FLAG] = STAR
     rows = _plausible(rows[rows[:, FLAG] == STAR])
     order = np.lexsort((rows[:, X], rows[:, Y], -rows[:, SNR]))
     rows = rows[order]
-    return rows[star_kernels.apart(np.ascontiguousarray(rows[:, :2]), 0.7 * FWHM_PER_SIGMA * sigma)]
+    apart = np.empty(len(rows), np.bool_)
+    star_kernels.apart(np.ascontiguousarray(rows[:, :2]), 0.7 * FWHM_PER_SIGMA * sigma, apart)
+    return rows[apart]
+
+
+def _shapes(plane: Image, peaks: Vector, sigma: float, noise: float, full: float) -> Vector:
+    rows = np.empty((len(peaks), 11))
+    star_kernels.shapes(plane, peaks, sigma, noise, full, rows)
+    return rows
 
 
 def _full_level(plane: Image, peaks: Vector) -> float:
@@ -293,9 +306,10 @@ def _half_maximum(
     bright = np.flatnonzero((snr > 60.0) & clear)[:60]
     if len(bright) < 3:
         return TYPICAL_HALF_MAXIMUM
-    s, value = star_kernels.profile(
-        image, colours, x[bright], y[bright], covariance[bright], flux[bright], sky[bright], 2.6
-    )
+    x, y, covariance, flux, sky = x[bright], y[bright], covariance[bright], flux[bright], sky[bright]
+    s, value = (np.empty(PROFILE_PIXELS * len(bright)) for _ in range(2))
+    found = star_kernels.profile(image, colours, x, y, covariance, flux, sky, 2.6, s, value)
+    s, value = s[:found], value[:found]
     good = value > 0.05
     s, log = s[good], np.log(value[good])
     weight = value[good] ** 2  # of ln(value) with noise independent of the value

@@ -1,139 +1,101 @@
-"""The decorator of all compiled loops, and where their machine code is kept between processes.
+"""The decorator of all compiled loops.
 
-For a compiled kernel numba checks the file it stands in and nothing else, not the kernels and constants of
-other modules that were compiled into it. So the code is kept in a folder named after the contents of all
-modules that hold kernels: a change of one of them is a new folder. Kernels take constants and other kernels
-only from such modules (a test sees to it).
+A kernel is compiled by numba when it is called first with arguments of some types, and its machine code is
+kept for all later processes (kernel_store.py), which link and call it without numba: importing numba and
+making it ready takes longer than most phases compute.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
-import os
-import shutil
-import sys
-import tempfile
-import time
+import ctypes
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar, overload
 
-import llvmlite.binding
-import numba
+import numpy as np
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-PREFIX = "ripresa-stacking-"
-UNUSED_S = 3600
-"""Folders of other sources are kept this long after their last use: a process that began before a change may
-still run, and two installations may share the place."""
-ABANDONED_S = 30 * 86400
-"""The same for other processors and other versions of numba, of which a change here says nothing."""
-
-_config: Any = numba.config  # its attributes are made when it is imported
-_FAMILY = Path(__file__).parent
-_IMPORT = b"from ripresa.families.stacking.kernels import"
+_SCALARS: dict[str, Any] = {
+    "b1": ctypes.c_bool,
+    "i8": ctypes.c_int64,
+    "f4": ctypes.c_float,
+    "f8": ctypes.c_double,
+}
 
 
-def _sources() -> Iterator[tuple[str, bytes]]:
-    """The modules that hold kernels, this one among them: their names within the family and their texts."""
-    for folder, subfolders, names in os.walk(_FAMILY):
-        subfolders[:] = sorted(set(subfolders) - {"__pycache__"})
-        for name in sorted(names):
-            if name.endswith(".py"):
-                path = os.path.join(folder, name)
-                with open(path, "rb", 0) as file:
-                    text = file.read()
-                if _IMPORT in text:
-                    yield os.path.relpath(path, _FAMILY), text
+class Kernel:
+    """A compiled function of C-contiguous arrays, numbers and tuples of both, which returns at most a number.
 
-
-def _name() -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for name, text in _sources():
-        digest.update(f"{name} {len(text)}\n".encode() + text)
-    cpu = _config.CPU_NAME or llvmlite.binding.get_host_cpu_name()
-    return f"{PREFIX}{digest.hexdigest()}-numba{numba.__version__}-{cpu}"
-
-
-def _places() -> Iterator[Path]:
-    if _config.CACHE_DIR:  # NUMBA_CACHE_DIR
-        yield Path(_config.CACHE_DIR).absolute()
-        return
-    yield _FAMILY / "__pycache__"
-    with contextlib.suppress(RuntimeError):  # no home
-        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ripresa"
-
-
-def _folder() -> Path | None:
-    """The folder for the code of these sources, None (and a warning) where nothing can be written."""
-    name = _name()
-    places = list(_places())
-    for folder in (place / name for place in places):
-        try:
-            is_new = not folder.is_dir()
-            folder.mkdir(parents=True, exist_ok=True)
-            os.utime(folder)
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError:
-            continue
-        if is_new:
-            _remove_unused(folder)
-        return folder
-    tried = " nor ".join(map(str, places))
-    print(
-        f"warning: cannot write to {tried}, so every process compiles its loops; "
-        "set NUMBA_CACHE_DIR to a folder where it can",
-        file=sys.stderr,
-    )
-    return None
-
-
-def _remove_unused(current: Path) -> None:
-    machine = current.name.removeprefix(PREFIX).partition("-")[2]
-    for other in current.parent.glob(f"{PREFIX}*"):
-        kept_s = UNUSED_S if other.name.endswith(f"-{machine}") else ABANDONED_S
-        with contextlib.suppress(OSError):
-            if other != current and time.time() - other.stat().st_mtime > kept_s:
-                shutil.rmtree(other, ignore_errors=True)
-
-
-_CACHE = _folder()
-
-
-@contextlib.contextmanager
-def _cached_in(folder: Path) -> Iterator[None]:
-    """Have numba keep what is decorated meanwhile in ``folder``, and nowhere else."""
-    before = _config.CACHE_DIR, getattr(_config, "CACHE_LOCATOR_CLASSES", "")
-    _config.CACHE_DIR, _config.CACHE_LOCATOR_CLASSES = str(folder), "UserProvidedCacheLocator"
-    try:
-        yield
-    finally:
-        _config.CACHE_DIR, _config.CACHE_LOCATOR_CLASSES = before
-
-
-def _guard(dispatcher: Any, folder: Path) -> None:
-    """Let one process save at a time, none of sources that are no longer there, and none fail because it
-    cannot save.
-
-    numba numbers the files of a kernel by an index that it reads and writes again: two processes that save
-    the kernel for different types at once could take one number, and each other's code.
+    Called by another kernel it is part of that one.
     """
-    cache = getattr(dispatcher, "_cache", None)
-    if cache is None:  # NUMBA_DISABLE_JIT
-        return
-    save = cache.save_overload
 
-    def save_alone(signature: Any, compiled: Any) -> None:
-        with contextlib.suppress(OSError), open(folder / "lock", "wb") as lock:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            if _name() == folder.name:
-                save(signature, compiled)
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        self.function = function
+        self.options = options
+        """Of numba's njit."""
+        self.name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+        self.__doc__ = function.__doc__
+        self._linked: dict[str, Callable[..., Any]] = {}
 
-    cache.save_overload = save_alone
+    def __call__(self, *arguments: Any) -> Any:
+        signature = ",".join([_type(argument, self.name) for argument in arguments])
+        call = self._linked.get(signature)
+        if call is None:
+            call = self._linked[signature] = self._link(signature)
+        done = ctypes.c_int64(0)
+        result = call(*_flat(arguments), ctypes.addressof(done))
+        if not done.value:  # C knows no exceptions: numba has printed what it was
+            raise RuntimeError(f"the kernel {self.name} failed: division by zero, or no memory")
+        return result
+
+    def _link(self, signature: str) -> Callable[..., Any]:
+        from ripresa.families.stacking import kernel_store
+
+        code = kernel_store.load(self, signature)
+        result = _SCALARS[code.returns] if code.returns else None
+        return ctypes.CFUNCTYPE(result, *_c_types(signature))(code.address)
+
+
+def _type(argument: Any, name: str) -> str:
+    """The type of an argument in numpy's letters: ``f8``, ``f4:2`` for two dimensions, ``(i8,f4:1)``."""
+    if isinstance(argument, np.ndarray):
+        if not argument.flags.c_contiguous:
+            raise TypeError(f"the kernel {name} takes contiguous arrays only")
+        return f"{argument.dtype.str[1:]}:{argument.ndim}"
+    if isinstance(argument, float):  # numpy.float64 too
+        return "f8"
+    if isinstance(argument, bool | np.bool_):
+        return "b1"
+    if isinstance(argument, int | np.int64):
+        return "i8"
+    if isinstance(argument, np.float32):
+        return "f4"
+    if isinstance(argument, tuple):
+        return f"({','.join([_type(part, name) for part in argument])})"
+    raise TypeError(f"the kernel {name} takes no {type(argument).__name__}")
+
+
+def _flat(arguments: tuple[Any, ...]) -> Iterator[Any]:
+    """What C is given: for an array its address and its shape."""
+    for argument in arguments:
+        if isinstance(argument, np.ndarray):
+            yield argument.__array_interface__["data"][0]
+            yield from argument.shape
+        elif isinstance(argument, tuple):
+            yield from _flat(argument)
+        else:
+            yield argument
+
+
+def _c_types(signature: str) -> Iterator[Any]:
+    for part in signature.replace("(", "").replace(")", "").split(","):
+        kind, _, dimensions = part.partition(":")
+        if dimensions:
+            yield ctypes.c_void_p
+            yield from [ctypes.c_int64] * int(dimensions)
+        elif kind:  # an empty tuple has none
+            yield _SCALARS[kind]
+    yield ctypes.c_void_p
 
 
 @overload
@@ -145,15 +107,7 @@ def kernel(**options: Any) -> Callable[[Function], Function]: ...
 
 
 def kernel(function: Any = None, /, **options: Any) -> Any:
-    """Compile a function with numba, without the interpreter's lock; ``options`` are those of numba's njit.
-
-    The code is compiled on the first call and kept for other processes.
-    """
+    """Make a function a kernel; ``options`` are those of numba's njit."""
     if function is None:
-        return lambda function: kernel(function, **options)
-    if _CACHE is not None:
-        with contextlib.suppress(RuntimeError), _cached_in(_CACHE):  # the folder may have become read-only
-            dispatcher = numba.njit(cache=True, nogil=True, **options)(function)
-            _guard(dispatcher, _CACHE)
-            return dispatcher
-    return numba.njit(nogil=True, **options)(function)
+        return lambda function: Kernel(function, options)
+    return Kernel(function, options)

@@ -38,10 +38,11 @@ def halve(image: Image, out: Image) -> None:
 
 
 @kernel
-def peaks(plane: Image, coarse: Image, step: int, noise: Any, threshold: float, most: int) -> Vector:
+def peaks(plane: Image, coarse: Image, step: int, noise: Any, threshold: float, out: Vector) -> int:
     """Local maxima of the plane above its sky, smoothed with (1 4 6 4 1)/16: rows (x, y, height in sigma).
 
-    ``coarse`` is the sky at every ``step``-th pixel. If there are more than ``most``, the higher ones.
+    ``coarse`` is the sky at every ``step``-th pixel. Gives their number; if there are more than rows in
+    ``out``, the higher ones.
     """
     height, width = plane.shape
     rows = np.zeros((5, width), np.float32)  # the last five, smoothed along x
@@ -53,7 +54,6 @@ def peaks(plane: Image, coarse: Image, step: int, noise: Any, threshold: float, 
     # image.
     limit = np.float32(threshold * 70.0 / 256.0) * noise
     unit = 256.0 / 70.0 / noise
-    out = np.empty((most, 3), np.float64)
     n = 0
     for y in range(height):
         _less_sky(plane[y], coarse, y, step, above, line)
@@ -79,11 +79,11 @@ def peaks(plane: Image, coarse: Image, step: int, noise: Any, threshold: float, 
                 and v >= max(up[x - 1], up[x], up[x + 1])
                 and v > max(s[x - 1], s[x], s[x + 1])
             ):
-                if n == most:
+                if n == len(out):
                     n, limit = _higher_half(out, unit, limit)
                 out[n, 0], out[n, 1], out[n, 2] = x, y - 3, v * unit
                 n += 1
-    return out[:n]
+    return n
 
 
 @kernel
@@ -117,15 +117,15 @@ def _higher_half(found: Vector, unit: float, limit: Any) -> tuple[int, Any]:
 
 
 @kernel
-def on_ridge(plane: Image, candidates: Vector) -> NDArray[np.bool_]:
+def on_ridge(plane: Image, candidates: Vector, out: NDArray[np.bool_]) -> None:
     """Which candidates lie on a line (a satellite's trail, a diffraction spike, a bad column) and not on a
     blob.
 
     A line is as bright 4 px away along it as in the candidate itself, and dark across.
     """
     height, width = plane.shape
-    out = np.zeros(len(candidates), np.bool_)
     for k in range(len(candidates)):
+        out[k] = False
         x, y = int(candidates[k, 0]), int(candidates[k, 1])
         if x < 5 or y < 5 or x >= width - 5 or y >= height - 5 or candidates[k, 2] < 6.0:
             continue
@@ -135,7 +135,6 @@ def on_ridge(plane: Image, candidates: Vector) -> NDArray[np.bool_]:
             top, low = max(top, 0.5 * both), min(low, 0.5 * both)
         centre = _box(plane, x, y)
         out[k] = centre - top < 0.35 * (centre - low)
-    return out
 
 
 @kernel
@@ -148,7 +147,7 @@ def _box(plane: Image, x: int, y: int) -> float:
 
 
 @kernel
-def shapes(plane: Image, candidates: Vector, sigma: float, noise: float, full: float) -> Vector:
+def shapes(plane: Image, candidates: Vector, sigma: float, noise: float, full: float, out: Vector) -> None:
     """Position and shape of each candidate in a circular Gaussian window of ``sigma`` px: [n, 11], see the
     names above.
 
@@ -163,7 +162,7 @@ def shapes(plane: Image, candidates: Vector, sigma: float, noise: float, full: f
     ring = np.empty(len(where), np.float64)
     wx, wy = np.empty(2 * reach + 1), np.empty(2 * reach + 1)
     inverse = 1.0 / (sigma * sigma)
-    out = np.zeros((len(candidates), 11), np.float64)
+    out[:] = 0.0
     for k in range(len(candidates)):
         row = out[k]
         row[FLAG] = NO_LIGHT
@@ -206,7 +205,6 @@ def shapes(plane: Image, candidates: Vector, sigma: float, noise: float, full: f
             row[FLAG] = FAINT
         else:
             row[FLAG] = STAR
-    return out
 
 
 @kernel
@@ -295,8 +293,15 @@ def _top(plane: Image, x: float, y: float, base: float) -> tuple[float, float]:
 
 @kernel
 def half_light_radii(
-    image: Image, colours: NDArray[np.int64], x: Vector, y: Vector, flux: Vector, sky: Vector, aperture: float
-) -> Vector:
+    image: Image,
+    colours: NDArray[np.int64],
+    x: Vector,
+    y: Vector,
+    flux: Vector,
+    sky: Vector,
+    aperture: float,
+    out: Vector,
+) -> None:
     """Radius of each star that holds half of its light within ``aperture``; a pixel counts by how much of it
     lies inside.
 
@@ -308,7 +313,7 @@ def half_light_radii(
     last = math.ceil(aperture * _STEPS_PER_PX) + 1
     growth = np.empty(last + 1)
     reach = math.ceil(aperture) + 1
-    out = np.full(len(x), np.nan)
+    out[:] = np.nan
     for k in range(len(x)):
         growth[:] = 0.0
         cx, cy = round(x[k]), round(y[k])
@@ -334,7 +339,6 @@ def half_light_radii(
             if growth[m] >= half > growth[m - 1]:
                 out[k] = (m - 1 + (half - growth[m - 1]) / (growth[m] - growth[m - 1])) / _STEPS_PER_PX
                 break
-    return out
 
 
 @kernel
@@ -347,8 +351,11 @@ def profile(
     flux: Vector,
     sky: Vector,
     reach: float,
-) -> tuple[Vector, Vector]:
-    """Radial profile of some stars together: (s, value) of each pixel with s < ``reach``.
+    s: Vector,
+    value: Vector,
+) -> int:
+    """Radial profile of some stars together: s and value of each pixel with s < ``reach``; gives their
+    number.
 
     s is the squared elliptical distance from the centre in units of the star's ``covariance`` (rows xx, xy,
     yy), values are in units of the height of a Gaussian with the same covariance and the star's flux in the
@@ -356,7 +363,6 @@ def profile(
     """
     planes, height, width = image.shape
     mosaic = colours[0, 0] >= 0
-    s, value = np.empty(len(x) * 1200), np.empty(len(x) * 1200)
     n = 0
     for k in range(len(x)):
         xx, xy, yy = covariance[k, 0], covariance[k, 1], covariance[k, 2]
@@ -373,13 +379,21 @@ def profile(
                         c = colours[i & 1, j & 1] if mosaic else plane
                         s[n], value[n] = d, unit * (image[plane, i, j] - sky[k, c]) / flux[k, c]
                         n += 1
-    return s[:n], value[:n]
+    return n
 
 
 @kernel
 def fluxes(
-    image: Image, colours: NDArray[np.int64], x: Vector, y: Vector, radius: float, inner: float, outer: float
-) -> tuple[Vector, Vector]:
+    image: Image,
+    colours: NDArray[np.int64],
+    x: Vector,
+    y: Vector,
+    radius: float,
+    inner: float,
+    outer: float,
+    out: Vector,
+    sky: Vector,
+) -> None:
     """Light within ``radius`` above the median of an annulus: [n, C]; of a mosaic as if each colour filled
     it.
 
@@ -388,8 +402,8 @@ def fluxes(
     """
     planes, height, width = image.shape
     mosaic = colours[0, 0] >= 0
-    channels = 3 if mosaic else planes
-    out, sky = np.full((len(x), channels), np.nan), np.full((len(x), channels), np.nan)
+    channels = out.shape[1]
+    out[:], sky[:] = np.nan, np.nan
     ring = np.empty((channels, _SKY_PIXELS), np.float64)
     n = np.zeros(channels, np.int64)
     total, area = np.zeros(channels), np.zeros(channels)
@@ -426,17 +440,15 @@ def fluxes(
                 sky[k, c] = np.median(ring[c, : n[c]])
                 filled = math.pi * radius * radius / area[c] if mosaic else 1.0
                 out[k, c] = (total[c] - sky[k, c] * area[c]) * filled
-    return out, sky
 
 
 @kernel
-def apart(points: Vector, distance: float) -> NDArray[np.bool_]:
+def apart(points: Vector, distance: float, keep: NDArray[np.bool_]) -> None:
     """Which points [n, 2] are farther than ``distance`` from every kept point before them."""
-    keep = np.ones(len(points), np.bool_)
+    keep[:] = True
     for i in range(len(points)):
         for j in range(i):
             dx, dy = points[i, 0] - points[j, 0], points[i, 1] - points[j, 1]
             if keep[j] and dx * dx + dy * dy < distance * distance:
                 keep[i] = False
                 break
-    return keep
