@@ -14,7 +14,7 @@ from ripresa.families.stacking.bands import Scratch
 from ripresa.families.stacking.final import FinalImage
 from ripresa.families.stacking.kernels import kernel
 from ripresa.families.stacking.progress import report
-from ripresa.families.stacking.rejection import SLACK
+from ripresa.families.stacking.rejection import LANES, SLACK, median_of, sort_lanes
 from ripresa.families.stacking.sky import Background
 from ripresa.families.stacking.synthesis import checksums
 
@@ -142,8 +142,13 @@ def _combine(
     """
     image, weight, n_eff, clipped, flagged = maps
     count, k, _, _, width = rows.shape
-    order = np.empty(k, np.int64)
-    deviation = np.empty(k, np.float64)
+    places = np.empty(LANES, np.int64)
+    clip = np.empty(LANES, np.bool_)
+    values, weights, deviation = (
+        np.empty(k * LANES, np.float32),
+        np.empty(k * LANES, np.float32),
+        np.empty(k * LANES, np.float32),
+    )
     worst = np.empty(width, np.float32)
     total = np.empty(width, np.float32)
     unit = np.empty(width, np.float32)
@@ -174,78 +179,97 @@ def _combine(
                 excess = abs(v[x] - mean[x]) - allowed[x]
                 excess = excess * excess * (w[x] * unit[x]) if excess > 0 else zero  # NaN is not above 0
                 worst[x] = excess if excess > worst[x] else worst[x]
+        found = 0
         for x in range(width):
             if (worst[x] > limit or capped) and total[x] > 0 and not flagged[r, x]:
-                _pixel(
-                    rows[r], c, x, sky[r, x], cap, spread, sigma, slack, worst[x] > limit,
-                    order, deviation, (image[r], weight[r], n_eff[r], clipped[r]),
+                places[found], clip[found] = x, worst[x] > limit
+                found += 1
+            if found == LANES or (found > 0 and x == width - 1):
+                _several(
+                    rows[r], c, places, found, sky[r], cap, spread, sigma, slack, clip,
+                    values, weights, deviation, (image[r], weight[r], n_eff[r], clipped[r]),
                 )  # fmt: skip
+                found = 0
 
 
 @kernel
-def _pixel(
-    clusters: Any,
-    c: int,
-    x: int,
-    sky: float,
-    cap: Any,
-    spread: float,
-    sigma: float,
-    slack: float,
-    clip: bool,
-    order: Any,
-    deviation: Any,
-    maps: Any,
-) -> None:
-    """One pixel of `_combine`: ``clusters`` [K, C, 2, W]; ``order`` and ``deviation`` [K] are overwritten."""
+def _several(
+    clusters: Any, c: int, places: Any, count: int, sky: Any, cap: Any, spread: float, sigma: float,
+    slack: float, clip: Any, values: Any, weights: Any, deviation: Any, maps: Any,
+) -> None:  # fmt: skip
+    """Some pixels of `_combine` at once: the first ``count`` of ``places``, of ``clusters`` [K, C, 2, W].
+
+    All loops but those over clusters run over lanes, without branches. ``clip`` [LANES]: which pixels are not
+    left alone; ``values``, ``weights`` and ``deviation`` [K * LANES] are overwritten.
+    """
     image, weight, n_eff, clipped = maps
-    base = np.float64(image[x])
-    present = 0
-    total = 0.0
-    for j in range(cap.size):  # the clusters that have the pixel, by their values
-        if not clusters[j, c, 1, x] > 0:
-            continue
-        total += clusters[j, c, 1, x]
-        at = present
-        while at > 0 and clusters[order[at - 1], c, 0, x] > clusters[j, c, 0, x]:
-            order[at] = order[at - 1]
-            at -= 1
-        order[at] = j
-        present += 1
-    middle = base
-    limit = math.inf
-    signal = max(base - sky, 0.0)
-    if clip:
-        below = 0.0
-        for i in range(present):
-            below += clusters[order[i], c, 1, x]
-            if below >= 0.5 * total:
-                middle = np.float64(clusters[order[i], c, 0, x])
-                break
-        for i in range(present):
-            j = order[i]
-            d = abs(clusters[j, c, 0, x] - middle) * math.sqrt(clusters[j, c, 1, x] * present / total)
-            at = i
-            while at > 0 and deviation[at - 1] > d:
-                deviation[at] = deviation[at - 1]
-                at -= 1
-            deviation[at] = d
-        mad = 0.5 * (deviation[(present - 1) // 2] + deviation[present // 2])
-        limit = sigma * max(spread, _MAD_TO_SIGMA * mad)
-    kept = 0.0
-    mean = 0.0
-    lost = 0
-    for j in range(cap.size):
-        w = np.float64(clusters[j, c, 1, x])
-        if not w > 0:
-            continue
-        d = abs(clusters[j, c, 0, x] - middle) - slack * signal
-        if d * math.sqrt(w * present / total) > limit:
-            lost += 1
-            continue
-        kept += cap[j] * w
-        mean += cap[j] * w * (clusters[j, c, 0, x] - base)
-    image[x] = base + mean / kept
-    n_eff[x] *= kept / total
-    weight[x] = kept
-    clipped[x] = lost
+    k = cap.size
+    zero = np.float32(0)
+    base, total, present, middle, unit, allowed, limit, kept, mean, lost = np.zeros((10, LANES), np.float32)
+    for j in range(k):
+        for lane in range(count):
+            w = clusters[j, c, 1, places[lane]]
+            values[j * LANES + lane] = clusters[j, c, 0, places[lane]] if w > 0 else zero
+            weights[j * LANES + lane] = w if w > 0 else zero
+        for lane in range(count, LANES):
+            values[j * LANES + lane] = weights[j * LANES + lane] = zero
+        w = weights[j * LANES : (j + 1) * LANES]
+        for lane in range(LANES):
+            total[lane] += w[lane]
+            present[lane] += np.float32(1) if w[lane] > 0 else zero
+    for lane in range(count):
+        base[lane] = image[places[lane]]
+        unit[lane] = present[lane] / total[lane]
+        allowed[lane] = np.float32(slack) * max(base[lane] - sky[places[lane]], zero)
+    _weighted_medians(values, weights, total, k, middle)
+    for j in range(k):
+        value = values[j * LANES : (j + 1) * LANES]
+        w = weights[j * LANES : (j + 1) * LANES]
+        d = deviation[j * LANES : (j + 1) * LANES]
+        for lane in range(LANES):
+            scaled = abs(value[lane] - middle[lane]) * np.sqrt(w[lane] * unit[lane])
+            d[lane] = scaled if w[lane] > 0 else np.float32(np.inf)
+    sort_lanes(deviation, k)
+    for lane in range(count):
+        mad = median_of(deviation, lane, 0, int(present[lane]))
+        limit[lane] = sigma * max(spread, _MAD_TO_SIGMA * mad) if clip[lane] else np.inf
+    for j in range(k):
+        value = values[j * LANES : (j + 1) * LANES]
+        w = weights[j * LANES : (j + 1) * LANES]
+        factor = cap[j]
+        for lane in range(LANES):
+            off = abs(value[lane] - middle[lane]) - allowed[lane]
+            out = off * np.sqrt(w[lane] * unit[lane]) > limit[lane]
+            part = zero if out else factor * w[lane]
+            kept[lane] += part
+            mean[lane] += part * (value[lane] - base[lane])
+            lost[lane] += np.float32(1) if out & (w[lane] > 0) else zero
+    for lane in range(count):
+        x = places[lane]
+        image[x] = base[lane] + mean[lane] / kept[lane]
+        n_eff[x] *= kept[lane] / total[lane]
+        weight[x] = kept[lane]
+        clipped[x] = lost[lane]
+
+
+@kernel(inline="always")  # called, it would take twice the time: then its vectors might overlap
+def _weighted_medians(values: Any, weights: Any, total: Any, k: int, out: Any) -> None:
+    """Of each lane the least value that holds half of the ``total`` weight together with all below it.
+
+    Counted for each value: that is more steps than to sort them, but they need no branches.
+    """
+    zero, infinite = np.float32(0), np.float32(np.inf)
+    below = np.empty(LANES, np.float32)
+    out[:] = infinite
+    for i in range(k):
+        value = values[i * LANES : (i + 1) * LANES]
+        below[:] = zero
+        for j in range(k):
+            other = values[j * LANES : (j + 1) * LANES]
+            heavy = weights[j * LANES : (j + 1) * LANES]
+            for lane in range(LANES):
+                below[lane] += heavy[lane] if other[lane] <= value[lane] else zero
+        own = weights[i * LANES : (i + 1) * LANES]
+        for lane in range(LANES):
+            holds = (own[lane] > 0) & (below[lane] + below[lane] >= total[lane])
+            out[lane] = min(out[lane], value[lane] if holds else infinite)
