@@ -111,6 +111,18 @@ def test_wrong_light_of_some_stars_is_found():
     assert truth.photometry(right * (1 + 0.1 * x), KNOWN, FIRST, 3.0).rms > 0.015
 
 
+def test_stars_that_grow_towards_an_edge_keep_their_light_but_a_gradient_is_found():
+    grown = [replace(frame, tilt=(0.12, -0.1), curvature=0.14, beta=3.2) for frame in KNOWN.frames]
+    right = image(noise=1) - image(noise=0) + replace(KNOWN, frames=grown).light(FIRST, fwhm_px=3.3)[0]
+    light = truth.photometry(right, KNOWN, FIRST, 3.3)
+    assert light.rms < 0.005
+    # What a stack that dims one side by 2 % and brightens the other must have: 2 % over the root of three.
+    u = np.linspace(-1, 1, 600)
+    wrong = truth.photometry(right * (1 + 0.02 * u), KNOWN, FIRST, 3.3)
+    assert wrong.rms == pytest.approx(0.02 / np.sqrt(3), rel=0.3)
+    assert wrong.rms > 0.01
+
+
 def test_a_single_wrong_pixel_is_found_and_stars_are_none():
     names = [frame.name for frame in KNOWN.frames]
     stack = image(noise=2)

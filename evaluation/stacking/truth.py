@@ -8,7 +8,7 @@ import sep
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 
-from ripresa.families.stacking.simulation import Truth
+from ripresa.families.stacking.simulation import Truth, optics
 from ripresa.families.stacking.simulation.optics import apply
 from stacking import judge, match
 
@@ -18,6 +18,9 @@ _GRID = 7
 _BRIGHT_SNR = 200.0
 _SATURATED_E = 45000.0
 _FAR_SIGMA = 8.0
+_NARROW, _WIDE, _RING = 2.0, 4.0, (5.0, 7.0)
+"""Apertures and the ring of their background, in FWHM. Beyond the wide one is 0.1 % of the light of a Moffat
+profile with beta = 3.5, beyond the narrow one 2.3 %."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def upright(image: Floats, truth: Truth, reference: str) -> Floats:
 
 @dataclass(frozen=True)
 class Photometry:
-    """Light of bright, unsaturated stars in wide apertures over the true light, after one factor for all."""
+    """All light of bright, unsaturated stars over the true light, after one factor for all."""
 
     rms: float
     factor: float
@@ -76,9 +79,18 @@ class Photometry:
 
 
 def photometry(image: Floats, truth: Truth, reference: str, fwhm: float, channel: int = 0) -> Photometry:
-    """Measure stars of an `upright` stack [H, W] and of the true image of the reference alike."""
+    """Measure stars of an `upright` stack [H, W] and of the true image of the reference.
+
+    What is to be kept is all the light of a star. A narrow aperture misses a part of it that goes with the
+    size of stars, and the size in a stack varies over the field otherwise than in its reference (2 to 4 % of
+    the light between two corners, at twice the FWHM). So light is measured as everywhere in aperture
+    photometry: in a narrow aperture, times how much more there is in a wide one, which is a smooth `growth`
+    over the field. That factor is a ratio of the light of one star in one image. Hence nothing that brightens
+    or dims stars, with or without a trend over the field, can hide in it, only where in the star its light
+    is. Each ratio is compared with that of the same star in the true image, which has the same neighbours.
+    """
     exact = truth.light(reference, fwhm_px=fwhm)[channel].astype(float)
-    radius, ring = 2.0 * fwhm, (4.0 * fwhm, 6.0 * fwhm)
+    narrow, wide, ring = _NARROW * fwhm, _WIDE * fwhm, (_RING[0] * fwhm, _RING[1] * fwhm)
     x, y = truth.positions(reference)
     flux = truth.flux(reference)[:, channel]
     width, height = truth.settings.width, truth.settings.height
@@ -89,33 +101,48 @@ def photometry(image: Floats, truth: Truth, reference: str, fwhm: float, channel
     peak = flux / truth.frame(reference).transparency * sharpest.transparency * 0.72 / sharpest.fwhm_px**2
     lonely = np.ones(len(x), bool)
     for i in np.flatnonzero(inside):
-        near = np.hypot(x - x[i], y - y[i]) < ring[1]
-        near[i] = False
-        lonely[i] = not (flux[near] > 0.02 * flux[i]).any()
+        away = np.delete(np.hypot(x - x[i], y - y[i]), i) / ring[1]
+        # Wings of stars beyond the ring reach into it.
+        most = np.where(away < 1, 0.02, 0.5 * away**5) * flux[i]
+        lonely[i] = not (np.delete(flux, i) > most).any()
     chosen = np.flatnonzero(inside & lonely & (peak < _SATURATED_E))
+    x, y = x[chosen], y[chosen]
 
-    def measured(data: Floats) -> Floats:
+    def measured(data: Floats, radius: float) -> Floats:
         data = np.ascontiguousarray(np.where(np.isfinite(data), data, np.nanmedian(data)), np.float64)
-        light, _, _ = sep.sum_circle(data, x[chosen], y[chosen], radius, bkgann=ring, subpix=0)
+        light, _, _ = sep.sum_circle(data, x, y, radius, bkgann=ring, subpix=0)
         return np.asarray(light)
 
-    ours, true = measured(image), measured(exact)
-    factor = np.median((ours / true)[np.argsort(-true)[:30]])
-    error = judge.noise_of_apertures(judge.prepare(image), radius) / factor / true
+    core, true = measured(image, narrow), measured(exact, narrow)
+    factor = np.median((core / true)[np.argsort(-true)[:30]])
+    error = judge.noise_of_apertures(judge.prepare(image), narrow) / factor / flux[chosen]
     bright = error < 1 / _BRIGHT_SNR
     if bright.sum() < 5:
         raise ValueError(
             f"only {int(bright.sum())} lonely, unsaturated stars are bright enough for photometry"
         )
-    ratio = (ours / true)[bright]
-    factor = float(np.average(ratio, weights=error[bright] ** -2))
+    u, v = optics.relative(truth.settings, x[bright], y[bright])
+    more = growth(
+        u, v, (measured(image, wide) / core / (measured(exact, wide) / true))[bright], error[bright]
+    )
+    ratio, error = (core / true)[bright] * more, error[bright]
+    factor = float(np.average(ratio, weights=error**-2))
     ratio = ratio / factor
     return Photometry(
         float(np.sqrt(np.mean((ratio - 1) ** 2))),
         factor,
-        float(np.sqrt(np.mean(error[bright] ** 2))),
+        float(np.sqrt(np.mean(error**2))),
         len(ratio),
     )
+
+
+def growth(u: Floats, v: Floats, ratio: Floats, error: Floats) -> Floats:
+    """A ``ratio`` of light in wide apertures to that in narrow ones, as a smooth function of the place: a
+    surface of second order at most, and no higher than three stars to each of its terms allow."""
+    terms = np.stack([np.ones_like(u), u, v, u * u, u * v, v * v], axis=1)
+    terms = terms[:, : max(n for n in (1, 3, 6) if n == 1 or 3 * n <= len(u))]
+    solution = np.linalg.lstsq(terms / error[:, None], ratio / error, rcond=None)[0]
+    return np.asarray(terms @ solution)
 
 
 @dataclass(frozen=True)
