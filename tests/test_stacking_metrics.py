@@ -226,11 +226,26 @@ def test_what_is_chosen_keeps_its_promise(seed, seeing, count):
     mine = merit(weights.sharpened(noise, r50, chosen.mu)[:, 0], noise[:, 0], r50)
     width, snr = np.median(np.sqrt(plain[0] / mine[0])), np.median(mine[1] / plain[1])
     assert (chosen.width, chosen.snr) == pytest.approx((width, snr), rel=1e-3)
-    assert chosen.snr >= weights.LEAST_SNR or chosen.mu == 0
+    assert chosen.mu == 0 or chosen.snr >= weights.LEAST_SNR
+    if chosen.mu > 0 and chosen.snr < weights.KEPT_SNR:  # then sharpness was wanting a step before
+        before = merit(weights.sharpened(noise, r50, chosen.mu - 0.01)[:, 0], noise[:, 0], r50)
+        assert np.median(np.sqrt(plain[0] / before[0])) > weights.WORTHWHILE_WIDTH
     best = merit(weights.sharpened(noise, r50, 0.0)[:, 0], noise[:, 0], r50)
     # No per cent of width costs more than the price.
     at_best = np.median(best[1] / plain[1]), np.median(np.sqrt(plain[0] / best[0]))
     assert chosen.snr * chosen.width**-5 >= at_best[0] * at_best[1] ** -5 * (1 - 1e-9)
+
+
+def test_noise_is_paid_for_sharpness_only_where_there_is_little_of_it():
+    rich_noise, rich = np.full((60, 1, 1, 1), 1.0), 2 * np.exp(np.linspace(-0.4, 0.4, 60))[:, None, None]
+    chosen = weights.sharpest(rich_noise, rich, np.ones(rich.shape, bool))
+    assert chosen.snr == pytest.approx(weights.KEPT_SNR, abs=0.01) and chosen.width < 0.92
+    # Ten frames, of which the sharper half has nearly twice the noise.
+    poor_noise = np.repeat([1.0, 1.8], 5)[:, None, None, None]
+    poor = np.array([2.0, 2.4, 2.5, 2.6, 2.3, 1.9, 2.0, 1.9, 2.05, 1.95])[:, None, None]
+    chosen = weights.sharpest(poor_noise, poor, np.ones(poor.shape, bool))
+    assert weights.LEAST_SNR <= chosen.snr < weights.KEPT_SNR
+    assert chosen.width > weights.WORTHWHILE_WIDTH - 0.01
 
 
 def test_differing_seeing_gives_a_sharper_stack_than_its_frames(tmp_path):
