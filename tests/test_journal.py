@@ -366,67 +366,6 @@ def test_discarding_spares_the_neighbours(run):
     ]
 
 
-# Breakers
-
-TEN = {"failures": 5, "open_s": 10.0, "probes": 3}
-
-
-def test_the_life_of_a_breaker():
-    table = {}
-    for _ in range(4):
-        assert breaker.fail(table, "s", 0.0, TEN) is None
-    assert breaker.succeed(table, "s") is None and table == {}, "only failures in a row count"
-    assert [breaker.fail(table, "s", 0.0, TEN) for _ in range(5)][-1] == breaker.OPEN
-    assert breaker.claim(table, ["s"], 9.9, TEN) == (False, [])
-    assert breaker.claim(table, ["s", "t"], 10.0, TEN) == (True, ["s"])
-    assert [breaker.claim(table, ["s"], 10.0, TEN)[0] for _ in range(3)] == [True, True, False]
-    breaker.give_back(table, ["s"])
-    assert breaker.claim(table, ["s"], 10.0, TEN) == (True, [])
-    assert breaker.fail(table, "s", 11.0, TEN) == breaker.OPEN
-    assert breaker.closed_until(table, {"scopes": ["s"]}, 11.0) == 21.0
-    assert breaker.claim(table, ["s"], 21.0, TEN) == (True, ["s"])
-    assert breaker.succeed(table, "s") == breaker.CLOSED and table == {}
-
-
-def test_probes_that_never_report_are_given_up():
-    table = {}
-    for _ in range(5):
-        breaker.fail(table, "s", 0.0, TEN)
-    assert all(breaker.claim(table, ["s"], 10.0, TEN)[0] for _ in range(3))
-    assert breaker.claim(table, ["s"], 19.0, TEN)[0] is False
-    assert breaker.claim(table, ["s"], 20.0, TEN)[0] is True
-
-
-def _count(n, run):
-    for _ in range(10):
-        breaker.update(run, lambda table: breaker.fail(table, "s", 0.0, {**TEN, "failures": 1000}))
-
-
-def test_many_writers_of_the_breakers(run):
-    assert in_processes(8, _count, run) == [0] * 8
-    assert breaker.load(run)["s"]["failures"] == 80
-
-
-@given(st.lists(st.sampled_from(["fail", "succeed", "claim", "give_back", "wait"]), max_size=60))
-def test_never_more_probes_than_allowed_and_never_stuck(steps):
-    table, now, running = {}, 0.0, 0
-    for step in steps:
-        if step == "fail":
-            breaker.fail(table, "s", now, TEN)
-        elif step == "succeed":
-            breaker.succeed(table, "s")
-        elif step == "wait":
-            now += 4.0
-        elif step == "give_back":
-            breaker.give_back(table, ["s"])
-        else:
-            breaker.claim(table, ["s"], now, TEN)
-        entry = table.get("s", {})
-        running = entry.get("probes", 0)
-        assert 0 <= running <= 3
-    assert breaker.allowance(table, "s", now + 20.0, TEN) != 0, "after a while somebody may try"
-
-
 # Policy
 
 RULES = policy.default()

@@ -60,8 +60,9 @@ class Scheduler(SchedulerBase):
         """Take in which jobs ended, became ready, or are gone since the last round."""
         if self._units and self._units.learn():
             self._ready.reorder()
-        if names != self._names:
-            # Demands are counted in the resources there are.
+        regrouped = bool(self._units and self._units.regrouped())
+        if names != self._names or regrouped:
+            # Demands are counted in the resources and breakers there are.
             self._names = names
             self._forget(self._known)
         self._forget(self._known - offered)

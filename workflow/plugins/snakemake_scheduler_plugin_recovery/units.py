@@ -41,6 +41,7 @@ class Units:
         self._started: set[Job] = set()
         self._returns: dict[Job, int] = {}
         self._scopes: set[str] = set()
+        self._meetings: frozenset[str] = frozenset()
         self.durations = Durations.of(run)
 
     def targets(self, job: Job) -> list[str]:
@@ -111,6 +112,11 @@ class Units:
             for target in self.targets(job):
                 changed |= self.durations.learn(records.last(self._run.attempts(target)))
         return changed
+
+    def regrouped(self) -> bool:
+        """Whether jobs are in breakers that they were not in at their `outlook`, or in some no longer."""
+        before, self._meetings = self._meetings, self._withholding.meetings
+        return self._meetings != before
 
     def limit(self, capacity: dict[str, Any], now: float) -> list[str]:
         """Count the scopes among the resources; returns those in which nothing may start."""

@@ -39,7 +39,7 @@ def answer(arguments: argparse.Namespace) -> Answer:
         "counts": counts,
         "units": [unit._asdict() for unit in units],
         "controller": controller.holder(run),
-        "breakers": _held_back(run, now),
+        **_breakers(run, now),
     }
     stopped = counts.get(state.FAILED, 0) + counts.get(state.QUARANTINED, 0)
     return Answer(document, lambda: _text(run, document, units, now, arguments.all), 1 if stopped else 0)
@@ -69,11 +69,15 @@ def _config(run: Run, run_id: str | None) -> dict[str, Any]:
     return told
 
 
-def _held_back(run: Run, now: float) -> dict[str, str]:
-    """The scopes whose breaker is open, and until when (a half-open one lets some units through)."""
-    table = breaker.load(run)
-    until = {scope: breaker.closed_until(table, {"scopes": [scope]}, now) for scope in table}
-    return {scope: clock.iso(time) for scope, time in sorted(until.items()) if time}
+def _breakers(run: Run, now: float) -> dict[str, Any]:
+    """The scopes whose breaker is open, until when; and of the half-open ones how many probes run."""
+    table = sorted(breaker.load(run).items())
+    until = {scope: breaker.closed_until(entry, now) for scope, entry in table}
+    lives = breaker.alive(run)
+    return {
+        "breakers": {scope: clock.iso(time) for scope, time in until.items() if time},
+        "probing": {scope: breaker.probing(entry, lives) for scope, entry in table if not until[scope]},
+    }
 
 
 def _text(
@@ -100,6 +104,8 @@ def _text(
     for scope, until in document["breakers"].items():
         wait = lasted(clock.seconds(until) - now)
         yield f"breaker open: {printable(scope)} for {wait}, until {local(until)}"
+    for scope, number in document["probing"].items():
+        yield f"breaker half-open: {printable(scope)}, {count(number, 'probe')} running"
     wanted = [unit for unit in units if everything or unit.state != state.COMPLETED]
     wanted.sort(key=lambda unit: _ORDER.index(unit.state))
     listed, hidden = (wanted, 0) if everything else cut(wanted, SHOWN)

@@ -144,6 +144,14 @@ def replace(path: str, parts: Iterable[str]) -> None:
         raise
 
 
+def is_void(path: str) -> bool:
+    """Whether a JSON file holds nothing, which is told without reading it: it is missing or just ``{}``."""
+    try:
+        return os.stat(path).st_size <= len("{}")
+    except OSError:
+        return True
+
+
 def read_json(path: str) -> Any:
     """The document of a JSON file, or None if it is missing, torn or not JSON."""
     try:

@@ -4,7 +4,7 @@ import os
 import time
 from typing import Any, NamedTuple
 
-from ripresa.journal import attempts, clock, leases, processes, records
+from ripresa.journal import attempts, clock, controller, leases, processes, records
 from ripresa.journal.paths import Run, quote
 from ripresa.recovery import breaker
 
@@ -43,7 +43,7 @@ def states(run: Run, now: float | None = None) -> list[UnitState]:
     listed = (unit for unit in records.iterate(run.units) if isinstance(unit.get("target"), str))
     units = {unit["target"]: unit for unit in listed}
     claimed = _claimed(run)
-    breakers = breaker.load(run)
+    breakers = breaker.load(run), _here(run)
     targets = units.keys() | _born(run, units)
     return [_state(run, target, units.get(target, {}), claimed, breakers, now) for target in sorted(targets)]
 
@@ -54,7 +54,7 @@ def state_of(run: Run, target: str, now: float | None = None) -> UnitState:
     unit = next((unit for unit in records.iterate(run.units) if unit.get("target") == target), {})
     lease = run.lease(target)
     claimed = {quote(target): _lives(lease)} if os.path.lexists(lease) else {}
-    return _state(run, target, unit, claimed, breaker.load(run), now)
+    return _state(run, target, unit, claimed, (breaker.load(run), _here(run)), now)
 
 
 def counts(units: list[UnitState]) -> dict[str, int]:
@@ -105,12 +105,18 @@ def _lives(lease: str) -> bool:
     return bool(leases.held(lease)) and processes.alive(leases.owner(lease) or {}) is not False
 
 
+def _here(run: Run) -> str:
+    """The host that units start on if nothing sends them elsewhere: the controller's, or else this one."""
+    holder = controller.holder(run) or {}
+    return str(holder.get("host") or os.uname().nodename)
+
+
 def _state(
     run: Run,
     target: str,
     unit: dict[str, Any],
     claimed: dict[str, bool],
-    breakers: dict[str, Any],
+    breakers: tuple[dict[str, Any], str],
     now: float,
 ) -> UnitState:
     record = attempts.last(run, target)
@@ -133,7 +139,9 @@ def _state(
         state = _decided(record)
         reason = record.get("evidence")
         if state == PENDING and record.get("decision") == "retry":
-            until = max(clock.seconds(record.get("not_before")), breaker.closed_until(breakers, record, now))
+            table, here = breakers
+            held = breaker.held_until(table, record, now, here) if table else 0.0
+            until = max(clock.seconds(record.get("not_before")), held)
             if until > now:
                 state, not_before = WAITING, clock.iso(until)
     return UnitState(

@@ -37,6 +37,7 @@ class Withholding:
         self._session = session
         self._stamp: tuple[int, int] | None = None
         self._breakers: breaker.Breakers = {}
+        self._alive = breaker.alive(run)
 
     def outlook(
         self, targets: Iterable[str], *, scopes: Iterable[str] = (), retried: bool = False
@@ -62,13 +63,15 @@ class Withholding:
                 stopped |= retried or record.get("session") == self._session
         if stopped:
             return Outlook(stopped=True, attempts=attempts)
+        self._refresh()
+        belongs.update(scope for scope, _ in breaker.covering(self._breakers, belongs))
         return Outlook(not_before, tuple(sorted(belongs)), attempts=attempts)
 
     def allowances(self, scopes: Iterable[str], now: float) -> dict[str, int]:
         """How many units may start now, for the scopes whose breaker limits them."""
         self._refresh()
         allowed = {
-            scope: breaker.allowance(self._breakers, scope, now, policy.breaker_settings(self._policy))
+            scope: breaker.allowance(self._breakers, scope, now, self._settings, self._alive)
             for scope in scopes
             if scope in self._breakers
         }
@@ -81,15 +84,23 @@ class Withholding:
         """
         self._refresh()
         entries = [self._breakers[s] for s in scopes or self._breakers if s in self._breakers]
-        tripped = [entry for entry in entries if entry["state"] != breaker.CLOSED]
-        times = [clock.seconds(entry.get("until")) for entry in tripped if entry["state"] == breaker.OPEN]
-        ahead = [until for until in times if until > now]
-        return min(ahead, default=now + self.pause) if tripped else None
+        ahead = [until for entry in entries if (until := breaker.closed_until(entry, now))]
+        return min(ahead, default=now + self.pause) if entries else None
+
+    @property
+    def meetings(self) -> frozenset[str]:
+        """The breakers of units in which several scopes meet: of these `outlook` learns when asked again."""
+        self._refresh()
+        return frozenset(scope for scope, entry in self._breakers.items() if entry.get("of"))
 
     @property
     def pause(self) -> float:
         """How long to wait, in s, when nothing says until when."""
         return PAUSE_S * float(self._policy.get("time_scale", 1.0))
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        return policy.breaker_settings(self._policy)
 
     @cached_property
     def _policy(self) -> policy.Policy:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import time
 
-from ripresa.journal import clock
+from ripresa.journal import clock, records
 from ripresa.journal.events import emit
-from ripresa.recovery import breaker, execution
+from ripresa.recovery import execution
 from ripresa.recovery.adoption import newer
 from ripresa.recovery.unit import Unit
 
@@ -50,14 +50,20 @@ def may_start(unit: Unit, last: dict[str, Any]) -> bool:
 
 
 def _claim(unit: Unit, now: float) -> bool:
-    if not os.path.exists(unit.run.breakers):
+    if records.is_void(unit.run.breakers):
         return True
-    from ripresa.recovery import policy
+    from ripresa.recovery import breaker, policy
 
+    if not any(breaker.covering(breaker.load(unit.run), unit.scopes)):
+        return True
     settings = policy.breaker_settings(policy.load(unit.run))
-    allowed, half_open = breaker.update(
-        unit.run, lambda table: breaker.claim(table, unit.scopes, now, settings)
-    )
-    for scope in half_open:
-        emit(unit.run, "breaker_half_open", scope=scope)
-    return bool(allowed)
+    allowed = False
+
+    def change(book: breaker.Book) -> list[breaker.Event]:
+        nonlocal allowed
+        told = breaker.claim(book.breakers, unit.target, unit.scopes, now, settings, breaker.alive(unit.run))
+        allowed = told is not None
+        return told or []
+
+    breaker.update(unit.run, change, lambda event: emit(unit.run, **event))
+    return allowed

@@ -7,7 +7,7 @@ import time
 
 from ripresa.journal import attempts, clock, leases, processes, publish, records
 from ripresa.journal.events import emit
-from ripresa.recovery import breaker, validators
+from ripresa.recovery import validators
 from ripresa.recovery.execution import Execution
 from ripresa.recovery.progress import Progress
 from ripresa.recovery.unit import Unit
@@ -169,15 +169,19 @@ def _publish(unit: Unit, record: dict[str, Any], staged: list[str], began: float
 
 
 def _close_breakers(unit: Unit) -> None:
-    if not os.path.exists(unit.run.breakers):
+    if records.is_void(unit.run.breakers):
         return
+    from ripresa.recovery import breaker
+
     try:
-        closed = breaker.update(unit.run, lambda table: [s for s in unit.scopes if breaker.succeed(table, s)])
+        if breaker.minds(breaker.read(unit.run), unit.scopes):
+            breaker.update(
+                unit.run,
+                lambda book: breaker.succeed(book, unit.scopes),
+                lambda event: emit(unit.run, **event),
+            )
     except OSError as error:
         unit.say(f"published, but its breakers stay as they were: {error}")
-        return
-    for scope in closed:
-        emit(unit.run, "breaker_closed", scope=scope)
 
 
 def _fail(

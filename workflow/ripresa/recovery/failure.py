@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from typing import Any
 
+from ripresa.journal import clock
 from ripresa.journal.events import emit
 from ripresa.journal.paths import Run
 from ripresa.recovery import breaker, policy
@@ -73,7 +73,7 @@ def settle(
     """
     rules = policy.load(run)
     text = read_log(log)
-    now = time.time()
+    now = clock.seconds(record["ended"])
     sensible: bool | None = None
     if failure_class is None:
         verdict = classify(
@@ -125,17 +125,22 @@ def _tell_breakers(run: Run, record: dict[str, Any], rules: policy.Policy, now: 
     settings = policy.breaker_settings(rules)
     kinds = policy.scope_kinds(rules, record["failure_class"])
     counted = [scope for scope in record["scopes"] if scope.partition(":")[0] in kinds]
-    if not counted and not os.path.exists(run.breakers):
-        return
+    # Where no batch system chooses a host, the campaign has this one only.
+    home = f"host:{record['host']}" if record["external_jobid"] is None else None
+    if set(counted) == {home} and kinds[0] != "host":
+        counted = []
 
-    def change(table: breaker.Breakers) -> list[str]:
-        breaker.give_back(table, (scope for scope in record["scopes"] if scope not in counted))
-        return [scope for scope in counted if breaker.fail(table, scope, now, settings) == breaker.OPEN]
+    def change(book: breaker.Book) -> list[breaker.Event]:
+        told = breaker.fail(book, record["target"], counted, now, settings, home=home) if counted else []
+        breaker.give_back(book.breakers, record["target"])
+        return told
+
+    def tell(event: breaker.Event) -> None:
+        reason = {"failure_class": record["failure_class"]} if event["type"] == "breaker_opened" else {}
+        emit(run, **event, **reason)
 
     try:
-        opened = breaker.update(run, change)
+        if counted or any(breaker.covering(breaker.load(run), record["scopes"])):
+            breaker.update(run, change, tell)
     except OSError:
         return  # a full disk, most likely: what happened to the unit is the more important to write down
-    for scope in opened:
-        until = breaker.load(run).get(scope, {}).get("until")
-        emit(run, "breaker_opened", scope=scope, until=until, failure_class=record["failure_class"])

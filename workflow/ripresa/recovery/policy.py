@@ -141,8 +141,8 @@ def breaker_settings(policy: Policy) -> dict[str, Any]:
     return settings
 
 
-def scope_kinds(policy: Policy, failure_class: str) -> set[str]:
-    """The kinds of scope in which a class of failure counts; a node is the host it is."""
+def scope_kinds(policy: Policy, failure_class: str) -> list[str]:
+    """The kinds of scope that a class of failure may be due to, likeliest first; a node is the host it is."""
     scope = policy["classes"].get(failure_class, {}).get("scope") or []
-    kinds = {scope} if isinstance(scope, str) else set(scope)
-    return {"host" if kind == "node" else kind for kind in kinds if kind}
+    kinds = [scope] if isinstance(scope, str) else scope
+    return list(dict.fromkeys("host" if kind == "node" else kind for kind in kinds if kind))

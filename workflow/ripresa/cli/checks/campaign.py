@@ -65,7 +65,7 @@ def checks(run: Run) -> Iterator[Check]:
     yield from _journal(run)
     table = breaker.load(run)
     for scope in sorted(table):
-        until = breaker.closed_until(table, {"scopes": [scope]}, now)
+        until = breaker.closed_until(table[scope], now)
         if until:
             found = f"open until {local(clock.iso(until))}: nothing starts there"
             yield Check(
