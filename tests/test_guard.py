@@ -684,7 +684,7 @@ def breaker_of(guard, scope):
 
 def test_a_breaker_opens_probes_and_closes(guarded):
     units = [guarded(outputs=[f"{n}.txt"]) for n in range(12)]
-    units[0].policy(breaker={"failures": 5, "open_s": 1.0, "probes": 3}, time_scale=1.0)
+    units[0].policy(breaker={"failures": 5, "open_s": 4.0, "probes": 3}, time_scale=1.0)
     command, scope = "echo 'HTTP Error 503: Service Unavailable'; exit 1", "service:s"
     given = {"scopes": ["service=s"], "RIPRESA_SCHEDULER": "recovery"}
     for unit in units[:5]:
@@ -693,8 +693,8 @@ def test_a_breaker_opens_probes_and_closes(guarded):
     assert [event["scope"] for event in units[0].events("breaker_opened")].count(scope) == 1
     assert units[5]("echo 1 > {output}", **given) == 75
     assert units[5].records == []
-    time.sleep(1.1)
-    probes = [unit.start("sleep 0.5; echo 1 > {output}", **given) for unit in units[5:]]
+    time.sleep(max(0.0, clock.seconds(breaker_of(units[0], scope)["until"]) - time.time()))
+    probes = [unit.start("sleep 2; echo 1 > {output}", **given) for unit in units[5:]]
     codes = [probe.wait() for probe in probes]
     assert codes.count(0) == 3 and codes.count(75) == 4
     assert breaker_of(units[0], scope) is None
@@ -704,10 +704,10 @@ def test_a_breaker_opens_probes_and_closes(guarded):
 
 def test_a_failed_probe_opens_the_breaker_again(guarded):
     unit, other = guarded(outputs=["a.txt"]), guarded(outputs=["b.txt"])
-    unit.policy(breaker={"failures": 1, "open_s": 0.2, "probes": 3}, time_scale=1.0)
+    unit.policy(breaker={"failures": 1, "open_s": 3.0, "probes": 3}, time_scale=1.0)
     given = {"scopes": ["service=s"], "RIPRESA_SCHEDULER": "recovery"}
     assert unit("echo 'HTTP Error 503: Service Unavailable'; exit 1", **given) == 1
-    time.sleep(0.3)
+    time.sleep(max(0.0, clock.seconds(breaker_of(unit, "service:s")["until"]) - time.time()))
     assert other("echo 'HTTP Error 503: Service Unavailable'; exit 1", **given) == 1
     assert breaker_of(unit, "service:s")["state"] == "open"
     assert unit("echo 1 > {output}", **given) == 75
