@@ -1,7 +1,9 @@
 """Hangs are found, whatever is alive is left alone, and limits are learnt from what was healthy."""
 
+import math
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -258,6 +260,27 @@ def test_many_writers_lose_nothing(tmp_path):
     for writer in writers:
         writer.join()
     assert history(file, attempts=100).limit() == (60.0, 100)
+
+
+@pytest.mark.parametrize("shape", ["exponential", "lognormal", "pareto", "growing"])
+def test_learnt_limits_end_hardly_any_healthy_unit(tmp_path, shape):
+    """Units of a rule are silent for very different times, all healthy: at most 1 % are ended once."""
+    rng = random.Random(1)
+    draw = {
+        "exponential": lambda n: rng.expovariate(1 / 60),
+        "lognormal": lambda n: rng.lognormvariate(math.log(30), 1.5),
+        "pareto": lambda n: 20 * rng.paretovariate(1.0),
+        "growing": lambda n: 0.1 * 1.05**n,  # a sweep from small to large
+    }[shape]
+    ended, units = 0, 0
+    for rule in range(20):
+        for n in range(200):
+            silence = min(draw(n), 1799.0)
+            limit = stall.Stall(1800.0, "default", history(tmp_path / str(rule), f"t{n}", attempts=10))
+            ended += limit.exceeded(silence, blocked=False) is not None
+            limit.published(silence)
+            units += 1
+    assert ended / units <= 0.01, f"{ended} of {units}"
 
 
 LEARNING = {"RIPRESA_STALL_S": "6", "RIPRESA_LEARN": "2 5 0.1", "RIPRESA_GRACE_S": "0.2"}
