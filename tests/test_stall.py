@@ -31,8 +31,9 @@ def python(code):
 
 HEALTHY = {
     "computes in silence": python("import time; end = time.time() + 2.5\nwhile time.time() < end: pass"),
-    "reads in silence": python(
-        'import os, time; f = os.open("/dev/zero", 0)\nfor _ in range(25): os.read(f, 8192); time.sleep(.1)'
+    "writes in silence": python(
+        'import os, time; f = os.open("/dev/null", 1)\nfor _ in range(25): '
+        "os.write(f, bytes(8192)); time.sleep(.1)"
     ),
     "computes in a session of its own": python(
         'import subprocess as s, sys; s.run([sys.executable, "-c", "'
@@ -50,13 +51,20 @@ def test_what_is_alive_is_left_alone(guard, kind):
     assert len(guard.records) == 1 and 0 < guard.last["silence_s"] < 1.5
 
 
+def test_a_loop_that_only_waits_is_no_sign_of_life(guard):
+    """What its programs read at their start is not its work."""
+    guard.options({"stall": 1.0, "grace": 0.2, "wall": 20})
+    assert guard("while :; do sleep 0.4; done") == 1
+    assert guard.last["failure_class"] == "hang"
+
+
 def test_a_hang_says_which_limit_it_exceeded(guard):
     guard.options({"stall": 0.6, "grace": 0.2})
     assert guard("echo begin; sleep 60") == 1
     record = guard.last
     assert (record["failure_class"], record["stall_s"], record["stall_from"]) == ("hang", 0.6, "declared")
     assert "its limit of 0.6 s is the rule's own" in record["evidence"]
-    assert "nothing read or written" in record["evidence"]
+    assert "no input or output" in record["evidence"]
     assert record["silence_s"] >= 0.6
 
 

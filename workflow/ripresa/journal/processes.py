@@ -87,15 +87,15 @@ def family_stats(leader: int) -> list[tuple[int, list[bytes]]]:
 
 
 def io_bytes(pid: int) -> int:
-    """Bytes that a process and its ended children have read and written, from files, pipes and disks.
+    """Bytes that a process and its ended children have written, anywhere, and read from disks.
 
-    0 where the kernel does not tell (a process of another user). Sockets count only as far as they are
-    used like files.
+    0 where the kernel does not tell (a process of another user). All other reading (``rchar``) is left out:
+    every program that a shell starts reads its libraries, so a loop that waits would seem to work.
     """
     try:
         with open(f"/proc/{pid}/io", "rb") as file:
             fields = dict(line.split(b": ") for line in file.read().splitlines())
-        return sum(int(fields[name]) for name in (b"rchar", b"wchar", b"read_bytes", b"write_bytes"))
+        return sum(int(fields[name]) for name in (b"wchar", b"read_bytes", b"write_bytes"))
     except (OSError, ValueError, KeyError):
         return 0
 

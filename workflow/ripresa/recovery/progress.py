@@ -13,7 +13,7 @@ _CHUNK = 1 << 22
 class Activity:
     """What the processes of a command have done by now, as the kernel counts it.
 
-    ``cpu_s`` is CPU time in s and ``io_bytes`` what they read and wrote; ``states`` the letters of
+    ``cpu_s`` is CPU time in s and ``io_bytes`` what they moved; ``states`` the letters of
     their states in /proc.
     """
 
@@ -43,8 +43,8 @@ class Progress:
     - ``file``: the file's size or modification time changes.
     - ``counter``: the last number in the file changes.
     - ``log``: a new line of the command's log matches, and its first group (if any) changes.
-    - none: the log grows, ``$RIPRESA_PROGRESS`` changes, or its processes use CPU time, are ready to use
-      it, or read or write anything.
+    - none: the log grows, ``$RIPRESA_PROGRESS`` changes, or its processes use CPU time, read from a
+      disk or write anything.
 
     ``beat_s`` is the time between two looks.
     """
@@ -61,7 +61,7 @@ class Progress:
             import re
 
             self.pattern = re.compile(argument.encode())
-        self.what = source or "no output, no progress file, no CPU time, nothing read or written"
+        self.what = source or "no output, no progress file, no CPU time, no input or output"
         self.value: str | None = None
         """The newest counter or matched text."""
         self.total: str | None = None
@@ -133,8 +133,6 @@ class Progress:
         if not 0 <= activity.io_bytes - self._bytes <= _WEAK_BYTES:
             self._bytes = activity.io_bytes
             self._signs += 1
-        if b"R" in activity.states:
-            self._signs += 1  # on a busy machine it may wait for a core longer than for anything else
         self.value = self._last_number() or self.value
         return (self._signs, _signature(self.path), _signature(self.log))
 
