@@ -777,7 +777,7 @@ def test_commented_defaults_of_the_recovery_file_are_the_defaults(files):
     section = load("config")["recovery"]
     rules = section.pop("rules")
     assert [rule["name"] for rule in rules] == ["licence-server"]
-    assert set(section) == {"time_scale", "stall_s", "grace_s", "breaker", "classes"}
+    assert set(section) == {"time_scale", "stall_s", "learn", "grace_s", "restarts", "breaker", "classes"}
     assert load_policy(section) == load_policy(), "what is shown as the default is the default"
 
 

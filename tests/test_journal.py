@@ -407,11 +407,53 @@ def test_the_default_policy_is_that_of_the_contract():
 
 
 def test_time_limits_count_only_without_progress():
-    history = [failed("time_limit", progressed=True)] * 30
-    assert decided("time_limit", history, progressed=False).decision == "retry"
-    history = [failed("time_limit", progressed=False)] * 3
-    assert decided("time_limit", history, progressed=False).decision == "refused"
-    assert decided("time_limit", history, progressed=True).decision == "retry"
+    history = [failed("time_limit", progress=str(n)) for n in range(30)]
+    assert decided("time_limit", history, progress="5").decision == "retry"
+    history = [failed("time_limit")] * 3
+    assert decided("time_limit", history).decision == "refused"
+    assert decided("time_limit", history, progress="1").decision == "retry"
+
+
+@pytest.mark.parametrize("failure_class", ["node", "preempted", "time_limit"])
+def test_restarts_that_bring_no_progress_stop_after_three(failure_class):
+    history = []
+    for reached in ("10", "20", "15", None, "30", "30", "0"):
+        assert decided(failure_class, history, progress=reached).decision == "retry"
+        history.append(failed(failure_class, progress=reached))
+    decision = decided(failure_class, history, progress="29.5")
+    assert (decision.decision, decision.reason) == ("refused", "3 restarts brought no progress beyond 30")
+    assert decided(failure_class, history, progress="31").decision == "retry"
+    assert decided(failure_class, [*history, {"outcome": "released"}]).decision == "retry"
+
+
+@given(st.lists(st.tuples(st.sampled_from(["node", "time_limit", "network", "killed", "killed before"]),
+                          st.none() | st.integers(0, 9)), max_size=14))  # fmt: skip
+def test_the_restarts_that_count(ended):
+    """By a count from behind: those since the best attempt that ended for free, of this session."""
+    kinds = {
+        "killed": {"outcome": "interrupted", "session": "one", "failure_class": None},
+        "killed before": {"outcome": "interrupted", "session": "zero", "failure_class": None},
+    }
+    history = [
+        {**kinds.get(kind, failed(kind)), "progress": reached if reached is None else str(reached)}
+        for kind, reached in ended
+    ]
+    idle, best = policy.restarts_without_progress(RULES, history, "one")
+    numbers = [reached for _, reached in ended if reached is not None]
+    assert best == max(numbers, default=None)
+    if best is not None:
+        since = [reached for _, reached in ended].index(best) + 1
+        assert idle == sum(kind not in ("network", "killed before") for kind, _ in ended[since:])
+    if best is None or idle < 3:
+        return
+    assert decided("node", history).decision == "refused"
+
+
+@pytest.mark.parametrize("told", ["epoch two", "nan", "inf", "", None, [1], {}])
+def test_progress_that_is_no_number_is_none(told):
+    history = [failed("node", progress=told)] * 19
+    assert decided("node", history, progress=told).decision == "retry"
+    assert decided("node", [*history, failed("node")], progress=told).decision == "refused"
 
 
 def test_what_the_service_asks_for_wins():

@@ -15,7 +15,7 @@ from snakemake.scheduling import greedy
 from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake_interface_scheduler_plugins.tests import DummyDAG, TestSchedulerBase
 
-from ripresa.journal import records
+from ripresa.journal import clock, records
 from ripresa.journal.paths import Run
 from ripresa.placement.withholding import Withholding
 from snakemake_scheduler_plugin_recovery import Scheduler
@@ -430,8 +430,8 @@ def test_snakemake_still_has_the_private_wake_up():
 
 def test_alarm_keeps_one_timer_and_takes_the_earliest():
     rung = []
-    alarm = Alarm(lambda: rung.append(time.time()))
-    start = time.time()
+    alarm = Alarm(lambda: rung.append(clock.steady()))
+    start = clock.steady()
     for delay in (9, 0.2, 5, 0.4, 0.3):
         alarm.set(start + delay)
     time.sleep(0.6)
@@ -447,7 +447,7 @@ def test_alarm_can_be_set_from_its_own_ringing():
     def wake():
         rung.append(time.time())
         if len(rung) < 5:
-            alarm.set(time.time() + 0.01)
+            alarm.set(clock.steady() + 0.01)
 
     alarm = Alarm(wake)
     alarm.set(0)

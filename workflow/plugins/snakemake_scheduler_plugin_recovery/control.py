@@ -3,11 +3,12 @@
 import gc
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+from ripresa.journal import clock
 
 LONGEST_SLEEP_S = 60.0
 """Sleep at most this long at a time, for timers stand still while a machine is suspended."""
@@ -32,13 +33,13 @@ class Alarm:
         self._at = 0.0
 
     def set(self, at: float) -> None:
-        """Wake up at a time in seconds since the epoch, or before."""
+        """Wake up at a time by `clock.steady`, or before."""
         if self._timer is not None:
             if self._at <= at:
                 return
             self._timer.cancel()
         self._at = at
-        self._timer = threading.Timer(min(max(0.0, at - time.time()), LONGEST_SLEEP_S), self._ring)
+        self._timer = threading.Timer(min(max(0.0, at - clock.steady()), LONGEST_SLEEP_S), self._ring)
         self._timer.daemon = True
         self._timer.start()
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from snakemake_interface_scheduler_plugins.base import SchedulerBase
 
+from ripresa.journal import clock
 from ripresa.placement.ilp import Cbc
 from ripresa.placement.packing import Demand
 from ripresa.placement.ready import Kind, Ready
@@ -27,6 +28,7 @@ class Scheduler(SchedulerBase):
         solver = Cbc(self.logger.warning)
         self._ready: Ready[Job] = Ready(solver, self._units.durations.rank) if self._units else Ready(solver)
         self._waiting: dict[Job, float] = {}
+        """Until when jobs wait, by `clock.steady`."""
         self._known: set[Job] = set()
         self._names: frozenset[str] = frozenset()
         self._alarm = Alarm(lambda: reevaluate(self.dag))
@@ -47,7 +49,7 @@ class Scheduler(SchedulerBase):
         now = time.time()
         capacity = {name: amount for name, amount in resources.items() if not isinstance(amount, str)}
         self._notice(offered, frozenset(capacity), sizes)
-        self._end_waits(now, sizes)
+        self._end_waits(sizes)
         closed = self._units.limit(capacity, now) if self._units else []
         selected = self._ready.take(capacity)
         self._known.difference_update(selected)
@@ -83,12 +85,13 @@ class Scheduler(SchedulerBase):
             self._ready.add(job, self._kind(job, sizes))
             return
         outlook = self._units.outlook(job, targets)
-        if outlook.not_before > time.time():
+        if outlook.not_before > clock.steady():
             self._waiting[job] = outlook.not_before
         else:
             self._ready.add(job, self._kind(job, sizes, job.name, outlook.scopes))
 
-    def _end_waits(self, now: float, sizes: Sizes) -> None:
+    def _end_waits(self, sizes: Sizes) -> None:
+        now = clock.steady()
         for job in [job for job, until in self._waiting.items() if until <= now]:
             del self._waiting[job]
             self._admit(job, sizes)
@@ -97,7 +100,7 @@ class Scheduler(SchedulerBase):
         """Be asked again when the first wait is over: no job that ends needs to bring it about."""
         times = list(self._waiting.values())
         if self._units and closed and len(self._ready):
-            times.append(self._units.opens(closed, now))
+            times.append(clock.steady() + self._units.opens(closed, now) - now)
         if times:
             self._alarm.set(min(times))
 

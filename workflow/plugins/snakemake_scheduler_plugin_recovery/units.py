@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from ripresa.journal import records
+from ripresa.journal import clock, records
 from ripresa.journal.paths import Run
 from ripresa.placement.durations import Durations
 from ripresa.placement.withholding import FREE, Outlook, Withholding
@@ -96,7 +96,7 @@ class Units:
                 job.attempt = job.restart_times + 1
                 return outlook
             until = now + self._withholding.pause * 2**returns
-        return outlook._replace(not_before=max(outlook.not_before, until))
+        return outlook._replace(not_before=max(outlook.not_before, clock.steady() + until - now))
 
     def started(self, jobs: Iterable[Job]) -> None:
         """Remember which units start now."""

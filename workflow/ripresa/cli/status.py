@@ -124,7 +124,7 @@ def _row(run: Run, unit: state.UnitState, now: float) -> tuple[str, ...]:
     elif unit.state == state.RUNNING:
         owner = leases.owner(run.lease(unit.target)) or {}
         since = clock.seconds(owner.get("started"))
-        reason = f"for {lasted(now - since)}" if since else ""
+        reason = "; ".join(filter(None, [f"for {lasted(now - since)}" if since else "", reason]))
     return unit.state, unit.target, str(unit.attempts), unit.failure_class or "", reason
 
 

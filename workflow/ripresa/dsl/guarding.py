@@ -33,8 +33,8 @@ def guard(
       output names or positions to validators.
     - ``wall``, ``stall``, ``grace``, ``beat``: limits in s: in total, without progress (0: none),
       between TERM and KILL, and between two looks at the command.
-    - ``progress``: ``file:PATH``, ``counter:PATH`` or ``log:REGEX``; without it output, CPU time and
-      ``$RIPRESA_PROGRESS`` count.
+    - ``progress``: ``file:PATH``, ``counter:PATH`` or ``log:REGEX``; without it output, CPU time, input,
+      output and ``$RIPRESA_PROGRESS`` count, which no livelock lacks.
     - ``scopes``: breaker scopes of the unit by kind, e.g. ``{"workload": "{wildcards.workload}"}``.
     - ``resources``: names of Snakemake resources to record; ``runtime`` (min) also limits the wall clock.
 

@@ -56,6 +56,10 @@ class Campaign:
             records.write_json(self.run.guard(digest), options)
         scale = float(policy.get("time_scale", 1.0))
         os.environ["RIPRESA_STALL_S"] = str(float(policy["stall_s"]) * scale)
+        os.environ.pop("RIPRESA_LEARN", None)
+        if learn := policy.get("learn"):
+            figures = learn["attempts"], learn["factor"], float(learn["floor_s"]) * scale
+            os.environ["RIPRESA_LEARN"] = " ".join(map(str, figures))
         os.environ["RIPRESA_GRACE_S"] = str(float(policy["grace_s"]))
         self._write_manifest(jobs, config_sha256)
         if self.phases:

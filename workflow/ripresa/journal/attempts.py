@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ripresa.journal import records
+from ripresa.journal import clock, processes, records
 from ripresa.journal.paths import Run
 
 TYPE_CHECKING = False
@@ -30,6 +30,22 @@ def last(run: Run, target: str) -> dict[str, Any]:
         return {}
     record = _sound(newest)
     return record if record is not None else next(iter(read(run, target)[-1:]), {})
+
+
+def wait_s(record: dict[str, Any], now: float) -> float:
+    """Seconds for which the backoff of a unit still lasts, by its newest record; 0.0 if it has none.
+
+    ``now`` is the wall clock, seconds since the epoch. In the boot that wrote the record a clock that nobody
+    sets decides; elsewhere the wall clock, but after a jump back it holds for no longer than the delay that
+    the record gave.
+    """
+    until, ended = clock.seconds(record.get("not_before")), clock.seconds(record.get("ended"))
+    if record.get("decision") != "retry" or not until:
+        return 0.0
+    delay, uptime = until - ended if ended else until - now, record.get("uptime_s")
+    if isinstance(uptime, float) and record.get("boot_id") == processes.boot_id():
+        return max(0.0, min(delay, delay - (clock.steady() - uptime)))
+    return max(0.0, min(delay, until - now))
 
 
 def _sound(record: dict[str, Any]) -> dict[str, Any] | None:

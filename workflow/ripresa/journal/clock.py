@@ -2,6 +2,8 @@
 
 import time
 
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
 
 def iso(seconds: float | None = None) -> str:
     """Format seconds since the epoch (now by default), e.g. ``2026-01-09T05:30:00.000000+00:00``."""
@@ -9,6 +11,11 @@ def iso(seconds: float | None = None) -> str:
         seconds = time.time()
     whole, micros = divmod(round(seconds * 1_000_000), 1_000_000)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{micros:06d}+00:00"
+
+
+def steady() -> float:
+    """Seconds of a clock that nobody sets and that goes on while the machine sleeps (since boot on Linux)."""
+    return time.clock_gettime(_STEADY)
 
 
 def seconds(text: str | None) -> float:

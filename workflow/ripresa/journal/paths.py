@@ -40,6 +40,10 @@ class Run:
         """The options of a guarded command, where it has any."""
         return f"{self.journal}/guards/{digest}.json"
 
+    def silences(self, rule: str, digest: str) -> str:
+        """How long attempts of a rule with this command were silent."""
+        return f"{self.journal}/silences/{quote(rule)}.{digest}"
+
     def target_of(self, path: str | os.PathLike[str]) -> str | None:
         """The target a file of the run is known by, or None for a file outside the run."""
         relative = os.path.relpath(path, self.dir)

@@ -32,6 +32,15 @@ def started(pid: int) -> int | None:
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
+def stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal (SIGSTOP and its like) and not continued since."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except OSError:
+        return False
+
+
 def me() -> Owner:
     """Name this process as an owner: host, boot, pid and its start."""
     pid = os.getpid()
@@ -63,6 +72,35 @@ def group(leader: int) -> list[int]:
 
 def group_stats(leader: int) -> list[tuple[int, list[bytes]]]:
     """The members of a process group with the fields of /proc/PID/stat from the state (the third) on."""
+    return [(pid, fields) for pid, fields in _stats() if int(fields[2]) == leader]
+
+
+def family_stats(leader: int) -> list[tuple[int, list[bytes]]]:
+    """The same of the group and of all that descends from it, in whatever group (as under `parallel`)."""
+    stats = dict(_stats())
+    known = {pid for pid, fields in stats.items() if int(fields[2]) == leader}
+    recent = known
+    while recent:
+        recent = {pid for pid, fields in stats.items() if int(fields[1]) in recent} - known
+        known |= recent
+    return [(pid, stats[pid]) for pid in known]
+
+
+def io_bytes(pid: int) -> int:
+    """Bytes that a process and its ended children have written, anywhere, and read from disks.
+
+    0 where the kernel does not tell (a process of another user). All other reading (``rchar``) is left out:
+    every program that a shell starts reads its libraries, so a loop that waits would seem to work.
+    """
+    try:
+        with open(f"/proc/{pid}/io", "rb") as file:
+            fields = dict(line.split(b": ") for line in file.read().splitlines())
+        return sum(int(fields[name]) for name in (b"wchar", b"read_bytes", b"write_bytes"))
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+def _stats() -> list[tuple[int, list[bytes]]]:
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -72,8 +110,7 @@ def group_stats(leader: int) -> list[tuple[int, list[bytes]]]:
                 fields = file.read().rpartition(b")")[2].split()
         except OSError:
             continue
-        if int(fields[2]) == leader:
-            found.append((int(name), fields))
+        found.append((int(name), fields))
     return found
 
 

@@ -31,7 +31,7 @@ class UnitState(NamedTuple):
     not_before: str | None
     device: str | None
     reason: str | None
-    """Why a unit is skipped, or what its last failed attempt showed."""
+    """Why a unit is skipped, what its last failed attempt showed, or that nothing watches a running one."""
 
 
 def states(run: Run, now: float | None = None) -> list[UnitState]:
@@ -128,6 +128,7 @@ def _state(
     if live:
         state = RUNNING
         failure_class = None
+        reason = _unwatched(run.lease(target), now)
     elif os.path.lexists(run.path(target)):
         state = COMPLETED
         failure_class = None
@@ -141,7 +142,7 @@ def _state(
         if state == PENDING and record.get("decision") == "retry":
             table, here = breakers
             held = breaker.held_until(table, record, now, here) if table else 0.0
-            until = max(clock.seconds(record.get("not_before")), held)
+            until = max(_backoff(record, now), held)
             if until > now:
                 state, not_before = WAITING, clock.iso(until)
     return UnitState(
@@ -155,6 +156,28 @@ def _state(
         device=_text(record, "device"),
         reason=reason,
     )
+
+
+def _unwatched(lease: str, now: float) -> str | None:
+    """What keeps the guard of a running unit from watching its command, as far as one can see."""
+    owner = leases.owner(lease) or {}
+    pid, host = owner.get("pid"), owner.get("host")
+    if isinstance(pid, int) and host == os.uname().nodename and processes.stopped(pid):
+        return f"its guard is stopped, so nothing watches it; `kill -CONT {pid}` lets it go on"
+    try:
+        silence = now - os.stat(lease).st_mtime
+    except OSError:
+        return None
+    # Before its command starts, a guard may wait for long.
+    if owner.get("group") is None or silence < leases.EXPIRED_S:
+        return None
+    return f"its guard, process {pid} on {host}, has shown no sign of life for {silence / 60:.0f} min"
+
+
+def _backoff(record: dict[str, Any], now: float) -> float:
+    """When the backoff of a unit ends, in s since the epoch: as recorded, unless the clock was set."""
+    recorded, until = clock.seconds(record.get("not_before")), now + attempts.wait_s(record, now)
+    return recorded if abs(recorded - until) < 1.0 else until
 
 
 def _text(record: dict[str, Any], key: str) -> str | None:

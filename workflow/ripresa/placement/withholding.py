@@ -1,11 +1,12 @@
 """Which units of a run may start now, by their last attempt and by the breakers."""
 
 import os
+import time
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from ripresa.journal import clock, records
+from ripresa.journal import attempts, clock, records
 from ripresa.journal.paths import Run
 from ripresa.recovery import breaker, policy
 
@@ -17,7 +18,7 @@ class Outlook(NamedTuple):
     """What the journal says about a unit that Snakemake offers."""
 
     not_before: float = 0.0
-    """Seconds since the epoch."""
+    """By `clock.steady`, in s; 0.0 if there is nothing to wait for."""
     scopes: tuple[str, ...] = ()
     stopped: bool = False
     """The policy gave it up for this session or for good: one refusal by the guard is final."""
@@ -38,6 +39,7 @@ class Withholding:
         self._stamp: tuple[int, int] | None = None
         self._breakers: breaker.Breakers = {}
         self._alive = breaker.alive(run)
+        self._waits: dict[str, tuple[object, float]] = {}
 
     def outlook(
         self, targets: Iterable[str], *, scopes: Iterable[str] = (), retried: bool = False
@@ -47,14 +49,14 @@ class Withholding:
         ``scopes`` are those it is known to belong to beforehand; ``retried`` says that it was started
         in this session already.
         """
-        not_before, belongs, stopped, attempts = 0.0, set(scopes), False, 0
+        not_before, belongs, stopped, attempted = 0.0, set(scopes), False, 0
         for target in targets:
             record = records.last(self._run.attempts(target)) or {}
             decision = record.get("decision")
             number = record.get("attempt")
-            attempts += number if isinstance(number, int) else 0
+            attempted += number if isinstance(number, int) else 0
             if decision == "retry":
-                not_before = max(not_before, clock.seconds(record.get("not_before")))
+                not_before = max(not_before, self._until(target, record))
                 belongs.update(_scopes(record))
             elif decision == "refused":
                 stopped |= record.get("session") == self._session
@@ -62,10 +64,21 @@ class Withholding:
                 # Whether it was released or changed since is for the guard to say, once a session.
                 stopped |= retried or record.get("session") == self._session
         if stopped:
-            return Outlook(stopped=True, attempts=attempts)
+            return Outlook(stopped=True, attempts=attempted)
         self._refresh()
         belongs.update(scope for scope, _ in breaker.covering(self._breakers, belongs))
-        return Outlook(not_before, tuple(sorted(belongs)), attempts=attempts)
+        return Outlook(not_before, tuple(sorted(belongs)), attempts=attempted)
+
+    def _until(self, target: str, record: dict[str, Any]) -> float:
+        """Until when a unit waits, by `clock.steady`: it stands, even if the time of day is set meanwhile."""
+        if not record.get("not_before"):
+            return 0.0
+        seen = record.get("attempt"), record["not_before"]
+        known = self._waits.get(target)
+        if known is None or known[0] != seen:
+            left = attempts.wait_s(record, time.time())
+            known = self._waits[target] = seen, clock.steady() + left if left else 0.0
+        return known[1]
 
     def allowances(self, scopes: Iterable[str], now: float) -> dict[str, int]:
         """How many units may start now, for the scopes whose breaker limits them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from ripresa.journal import clock, records
+from ripresa.journal import attempts, clock, records
 from ripresa.journal.events import emit
 from ripresa.recovery import execution
 from ripresa.recovery.adoption import newer
@@ -14,6 +14,10 @@ from ripresa.recovery.unit import Unit
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+
+_LONGEST_PAUSE_S = 60.0
+"""Timers stand still while a machine sleeps."""
 
 
 def refusal(unit: Unit, last: dict[str, Any]) -> str | None:
@@ -35,17 +39,15 @@ def may_start(unit: Unit, last: dict[str, Any]) -> bool:
     """Pass the backoff and the breakers. The recovery scheduler withholds units until then, so a unit
     that arrives early is sent back to it; under any other scheduler the guard itself waits."""
     scheduled = os.environ.get("RIPRESA_SCHEDULER") == "recovery"
+    until = clock.steady() + attempts.wait_s(last, time.time())
     while True:
-        now = time.time()
-        wait = 0.0
-        if last.get("decision") == "retry":
-            wait = clock.seconds(last.get("not_before")) - now
-        if wait <= 0 and _claim(unit, now):
+        wait = until - clock.steady()
+        if wait <= 0 and _claim(unit, time.time()):
             return True
         if scheduled:
             unit.say(f"not yet, {'in backoff' if wait > 0 else 'a breaker is open'}")
             return False
-        if execution.pause(wait if wait > 0 else 1.0):
+        if execution.pause(min(wait, _LONGEST_PAUSE_S) if wait > 0 else 1.0):
             return False
 
 

@@ -10,6 +10,7 @@ from ripresa.journal import attempts, clock, leases, processes, publish, records
 from ripresa.journal.events import emit
 from ripresa.recovery import execution, signals
 from ripresa.recovery.attempt import new_record
+from ripresa.recovery.progress import Progress
 from ripresa.recovery.unit import Unit
 
 TYPE_CHECKING = False
@@ -38,6 +39,9 @@ class Vigil:
         if living is False:
             # Its guard was killed, so what the command goes on to write would never be published.
             _end_orphans(holder)
+        if living and processes.stopped(holder["pid"]) and holder["pid"] in processes.holders(self.path):
+            # It could neither publish nor end. Who calls again wants the campaign to go on.
+            processes.kill(int(holder["pid"]), signals.SIGCONT)
         unwanted = holder.get("command_sha256") not in (None, self.unit.digest)
         if living and unwanted and self.told != holder["pid"]:
             # It computes what the campaign no longer asks for. Told once, for twice means at once; and
@@ -86,6 +90,9 @@ def close_interrupted(unit: Unit, lease: leases.Lease) -> None:
     known = attempts.last(unit.run, unit.target).get("attempt", 0)
     if not isinstance(number, int) or not known < number <= known + _MISSED:
         return
+    log, told = unit.run.log(unit.target, number), unit.run.progress(unit.target, number)
+    progress = Progress(unit.options.get("progress"), log, told, unit.beat_s)
+    progress.conclude()
     publish.discard(unit.run, unit.target)
     started = previous.get("started")
     record = new_record(unit, number, started if isinstance(started, str) else None)
@@ -95,19 +102,25 @@ def close_interrupted(unit: Unit, lease: leases.Lease) -> None:
         pid=previous.get("pid"),
         session=previous.get("session"),
         evidence="the guard of this attempt ended without a word (killed, or the machine went down)",
+        **progress.fields,
     )
-    record["decision"] = "refused" if _keeps_ending_guards(unit, record) else "retry"
+    _decide(unit, record)
     records.append(unit.run.attempts(unit.target), record)
     emit(unit.run, "unit_end", target=unit.target, attempt=number, outcome="interrupted")
 
 
-def _keeps_ending_guards(unit: Unit, record: dict[str, Any]) -> bool:
-    """Whether the guards of a unit ended so often, under one living controller, that it must be the unit."""
+def _decide(unit: Unit, record: dict[str, Any]) -> None:
+    """Give a unit up whose guards ended so often, under one living controller, that it must be the unit."""
     from ripresa.recovery import policy
 
+    rules = policy.load(unit.run)
     history = policy.since_reset([*attempts.read(unit.run, unit.target), record], unit.session)
     ended = (r.get("outcome") == "interrupted" and r.get("session") == unit.session for r in history)
-    return sum(ended) > _INTERRUPTED
+    idle, best = policy.restarts_without_progress(rules, history, unit.session)
+    fruitless = best is not None and idle >= rules.get("restarts", 3)
+    record["decision"] = "refused" if fruitless or sum(ended) > _INTERRUPTED else "retry"
+    if best is not None and fruitless:
+        record["evidence"] += f"; {policy.no_progress(idle, best)}"
 
 
 def adopt(unit: Unit, last: dict[str, Any], since: float) -> bool:

@@ -10,6 +10,7 @@ from ripresa.journal.events import emit
 from ripresa.recovery import validators
 from ripresa.recovery.execution import Execution
 from ripresa.recovery.progress import Progress
+from ripresa.recovery.stall import Stall
 from ripresa.recovery.unit import Unit
 
 TYPE_CHECKING = False
@@ -36,7 +37,7 @@ class _Attempt:
             "RIPRESA_PROGRESS": os.path.abspath(self.progress_file),
         }
 
-    def execute(self, command: str, progress: Progress) -> Execution:
+    def execute(self, command: str, progress: Progress, stall: Stall) -> Execution:
         """Run a command to its end. Its processes are named in the lease before they can be orphans."""
         lifeline = processes.Lifeline()
         owner = {
@@ -56,7 +57,7 @@ class _Attempt:
                 beat=lambda: self._beat(progress),
                 beat_s=self.unit.beat_s,
                 wall_s=self.unit.wall_s,
-                stall_s=self.unit.stall_s,
+                stall=stall,
                 grace_s=self.unit.grace_s,
                 progress=progress,
             )
@@ -96,7 +97,10 @@ class _Attempt:
             command = validators.command(validator, path, python=self.unit.python)
             if command:
                 size = os.path.getsize(self.log)
-                job = self.execute(command, Progress(None, self.log, self.progress_file))
+                progress = Progress(None, self.log, self.progress_file, self.unit.beat_s)
+                # What the rule's own command taught says nothing about its validators.
+                stall = Stall(self.unit.stall.most_s, self.unit.stall.source)
+                job = self.execute(command, progress, stall)
                 if job.stopped:
                     return job.stopped, f"{job.evidence} while validating {os.path.basename(path)}"
                 if job.exit_code != 0:
@@ -121,25 +125,23 @@ def attempt(unit: Unit, lease: leases.Lease, number: int) -> bool:
     )
     began = time.monotonic()
     oom_before = _oom_kills()
-    progress = Progress(unit.options.get("progress"), this.log, this.progress_file)
-    job = this.execute(_fill(unit.command, unit, this.staged), progress)
+    progress = Progress(unit.options.get("progress"), this.log, this.progress_file, unit.beat_s)
+    job = this.execute(_fill(unit.command, unit, this.staged), progress, unit.stall)
+    progress.conclude()
     record = new_record(unit, number, clock.iso(this.began))
     record.update(
         exit_code=job.exit_code,
         signal=job.signal,
         max_rss_mb=round(job.max_rss_mb, 1),
         cpu_s=round(job.cpu_s, 3),
+        silence_s=round(progress.silence_s, 3),
     )
-    told = os.path.lexists(this.progress_file)
-    if told:
-        progress.conclude()
-    if progress.value is not None:
-        record["progress"] = progress.value
-    if progress.total is not None:
-        record["progress_total"] = progress.total
+    if unit.stall.limit_s is not None:
+        record.update(stall_s=round(unit.stall.limit_s, 3), stall_from=unit.stall.source)
+    record.update(progress.fields)
     failure_class, problem = job.stopped, job.evidence
     if job.stopped is None and job.exit_code == 0:
-        if told:
+        if os.path.lexists(this.progress_file):
             os.unlink(this.progress_file)
         invalid = this.validate()
         if invalid is None:
@@ -162,6 +164,7 @@ def _publish(unit: Unit, record: dict[str, Any], staged: list[str], began: float
             str(run.target_of(o)): one for o, one in zip(unit.outputs[1:], sums[1:], strict=True)
         }
     records.append(run.attempts(target), record)
+    unit.stall.published(record["silence_s"])
     publish.appear(staged, unit.outputs)
     _close_breakers(unit)
     _unit_end(unit, record, began)

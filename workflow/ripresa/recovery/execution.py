@@ -7,11 +7,13 @@ import time
 
 from ripresa.journal import processes
 from ripresa.recovery import signals
-from ripresa.recovery.progress import Progress
+from ripresa.recovery.progress import Activity, Progress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ripresa.recovery.stall import Stall
 
 STOP_SIGNALS = {signals.SIGTERM, signals.SIGINT}
 """Signals that ask the guard to stop. A hang-up is ignored: a closed terminal stops no unit."""
@@ -86,7 +88,7 @@ class Execution:
         beat: Callable[[], None],
         beat_s: float,
         wall_s: float | None,
-        stall_s: float | None,
+        stall: Stall,
         grace_s: float,
         progress: Progress,
     ) -> None:
@@ -118,11 +120,12 @@ class Execution:
             if now >= next_beat:
                 next_beat = now + beat_s
                 beat()
-                cpu = self._sample()
-                idle = progress.idle(cpu)
-                if stall_s is not None and idle >= stall_s and kill_at is None:
-                    why = f"no progress for {idle:.0f} s ({progress.what})"
-                    kill_at = self._stop("hang", why, now, grace_s, None)
+                activity = self._sample(weak=not progress.kind)
+                silence = progress.idle(activity)
+                limit = stall.exceeded(silence, blocked=activity.blocked) if kill_at is None else None
+                if limit is not None:
+                    why = f"no progress for {round(silence, 1):g} s ({progress.what}); "
+                    kill_at = self._stop("hang", why + limit + activity.remark, now, grace_s, None)
         self._clear(now + grace_s if kill_at is None else kill_at)
 
     def abandon(self) -> None:
@@ -194,12 +197,16 @@ class Execution:
         # What closes inherited files may still be in the group; asking for that first is cheap.
         return not self.lifeline.cut() or (self._signal_group(0) and bool(processes.group(self.pid)))
 
-    def _sample(self) -> float:
-        """Memory (the peak is kept) and CPU seconds of the group now, from /proc."""
-        ticks = pages = 0
-        for _, fields in processes.group_stats(self.pid):
+    def _sample(self, *, weak: bool) -> Activity:
+        """What the command's processes do now, from /proc; the peaks of memory and CPU time are kept."""
+        ticks = pages = moved = 0
+        states = set()
+        for pid, fields in processes.family_stats(self.pid):
             ticks += sum(map(int, fields[11:15]))
             pages += int(fields[21])
+            states.add(fields[0])
+            if weak:
+                moved += processes.io_bytes(pid)
         self.max_rss_mb = max(self.max_rss_mb, pages * _PAGE / 2**20)
         self.cpu_s = max(self.cpu_s, ticks / _TICK_PER_S)
-        return ticks / _TICK_PER_S
+        return Activity(ticks / _TICK_PER_S, moved, states)

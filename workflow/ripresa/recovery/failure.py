@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any
 
-from ripresa.journal import clock
+from ripresa.journal import clock, processes
 from ripresa.journal.events import emit
 from ripresa.journal.paths import Run
 from ripresa.recovery import breaker, policy
@@ -101,11 +101,15 @@ def settle(
         failure_class,
         sensible=sensible,
         retry_after=retry_after(text) if failure_class in ("network", "service") else None,
-        progressed=record["progressed"],
+        progress=record.get("progress"),
         session=record["session"],
         now=now,
     )
     record.update(decision=decision.decision, not_before=decision.not_before)
+    if decision.not_before:
+        record.update(boot_id=processes.boot_id(), uptime_s=clock.steady())
+    if decision.fruitless:
+        record["evidence"] = f"{evidence}; {decision.reason}"
     if decision.changes:
         record["changes"] = decision.changes
     _tell_breakers(run, record, rules, now)
@@ -113,12 +117,8 @@ def settle(
 
 def progressed(record: dict[str, Any], history: list[dict[str, Any]]) -> bool:
     """Whether this attempt came further than every earlier one since the last success."""
-    try:
-        here = float(record.get("progress") or 0.0)
-        before = [float(r.get("progress") or 0.0) for r in policy.since_reset(history, record["session"])]
-    except (TypeError, ValueError):
-        return False
-    return here > max(before, default=0.0)
+    earlier = map(policy.reached_by, policy.since_reset(history, record["session"]))
+    return (policy.reached_by(record) or 0.0) > max((r for r in earlier if r is not None), default=0.0)
 
 
 def _tell_breakers(run: Run, record: dict[str, Any], rules: policy.Policy, now: float) -> None:

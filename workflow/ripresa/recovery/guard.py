@@ -50,22 +50,24 @@ def _run(unit: Unit) -> int:
                 return GAVE_UP
             continue
         try:
-            return _with_lease(unit, lease, began)
+            # Only what happened while this guard waited for it is news. Times alone do not tell: a clock
+            # that was set back makes all records seem to be.
+            return _with_lease(unit, lease, began if vigil is not None else float("inf"))
         finally:
             lease.release()
 
 
-def _with_lease(unit: Unit, lease: leases.Lease, began: float) -> int:
+def _with_lease(unit: Unit, lease: leases.Lease, since: float) -> int:
     adoption.close_interrupted(unit, lease)
     lease.write({**processes.me(), "target": unit.target, "session": unit.session})
     last = attempts.last(unit.run, unit.target)
-    if adoption.adopt(unit, last, began):
+    if adoption.adopt(unit, last, since):
         return DONE
     refusal = admission.refusal(unit, last)
     if refusal is not None:
         unit.say(refusal)
         return GAVE_UP
-    if adoption.failed_meanwhile(unit, last, began):
+    if adoption.failed_meanwhile(unit, last, since):
         # Whether and when to go on is the scheduler's to decide.
         unit.say(f"the adopted attempt {last['attempt']} failed")
         return GAVE_UP

@@ -1,5 +1,6 @@
 """What to do about a failed attempt: retry, when and with what changed, give up, or quarantine."""
 
+import math
 import os
 import random
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ class Decision(NamedTuple):
     not_before: str | None
     changes: dict[str, Any]
     reason: str
+    fruitless: bool = False
+    """Given up because restarts brought no progress."""
 
 
 def load(run: Run) -> Policy:
@@ -33,7 +36,7 @@ def load(run: Run) -> Policy:
 def _usable(policy: Any) -> bool:
     """Whether `decide` and the breakers can work with a document; config/ is checked by a schema before."""
     try:
-        numbers = [policy["time_scale"], *policy.get("breaker", {}).values()]
+        numbers = [policy["time_scale"], policy.get("restarts", 3), *policy.get("breaker", {}).values()]
         for rule in policy["classes"].values():
             numbers += rule.get("delays_min") or []
             numbers += [rule.get(name, 0) for name in ("budget", "cap", "jitter")]
@@ -76,7 +79,7 @@ def decide(
     *,
     sensible: bool | None = None,
     retry_after: float | None = None,
-    progressed: bool = False,
+    progress: object = None,
     session: str | None = None,
     now: float,
     rng: random.Random | None = None,
@@ -85,7 +88,8 @@ def decide(
 
     ``sensible`` is the classifier's word on whether trying again makes sense; against a class that is
     normally retried it quarantines, for one that is not it grants what an unknown failure gets.
-    ``retry_after`` (seconds, from the service itself) wins over the delays of the policy.
+    ``retry_after`` (seconds, from the service itself) wins over the delays of the policy. ``progress`` is
+    how far this attempt came, if it told.
     """
     classes = policy["classes"]
     rule = classes.get(failure_class, classes["unknown"])
@@ -96,13 +100,17 @@ def decide(
     if rule["retry"] == "next_run":
         return Decision("refused", None, {}, f"{failure_class}; it runs on the next call")
 
-    attempts = [r for r in since_reset(history, session) if r.get("failure_class") == failure_class]
+    recent = since_reset(history, session)
     counts = rule.get("counts", True)
-    if counts == "without_progress":
-        attempts = [] if progressed else [r for r in attempts if not r.get("progressed")]
-        counts = True
-    used = len(attempts)
+    used = sum(r.get("failure_class") == failure_class for r in recent)
     limit = rule.get("budget", 0) if counts else rule.get("cap", 20)
+    if counts is not True:
+        this = {"outcome": "failed", "failure_class": failure_class, "progress": progress}
+        idle, best = restarts_without_progress(policy, [*recent, this], session)
+        if best is not None:
+            used, limit = idle, policy.get("restarts", 3)
+            if used >= limit:
+                return Decision("refused", None, {}, no_progress(used, best), fruitless=True)
     if used >= limit:
         return Decision("refused", None, {}, f"{used} of {limit} retries after {failure_class} are used up")
 
@@ -115,6 +123,46 @@ def decide(
     wait *= float(policy.get("time_scale", 1.0))
     not_before = clock.iso(now + wait) if wait else None
     return Decision("retry", not_before, rule.get("changes") or {}, f"retry {used + 1} of {limit}")
+
+
+def restarts_without_progress(
+    policy: Policy, attempts: list[Record], session: str | None
+) -> tuple[int, float | None]:
+    """How many attempts in a row now got no further than the best before them, and how far that one came.
+
+    Attempts of classes with a budget of their own do not count, nor do guards that were killed under
+    another controller: that says nothing about the unit. None if no attempt told a number.
+    """
+    idle, best = 0, None
+    for record in attempts:
+        reached = reached_by(record)
+        if reached is not None and (best is None or reached > best):
+            idle, best = 0, reached
+        elif best is not None and _is_free(policy, record, session):
+            idle += 1
+    return idle, best
+
+
+def no_progress(restarts: int, best: float) -> str:
+    """Why a unit is given up whose restarts get it no further."""
+    return f"{restarts} restarts brought no progress beyond {best:.15g}"
+
+
+def reached_by(record: Record) -> float | None:
+    """How far an attempt came by its own account; None if it told no number."""
+    try:
+        value = float(record["progress"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _is_free(policy: Policy, record: Record, session: str | None) -> bool:
+    """Whether an attempt ended in a way that uses up no budget, and not because a person stopped it."""
+    if record.get("failure_class") is None:
+        return record.get("outcome") == "interrupted" and record.get("session") == session
+    rule = policy["classes"].get(record["failure_class"], {})
+    return rule.get("retry") == "yes" and rule.get("counts", True) is not True
 
 
 def escalation(history: list[Record], resource: str) -> float:

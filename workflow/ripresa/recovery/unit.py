@@ -7,12 +7,12 @@ import sys
 
 from ripresa.journal import leases, publish, records
 from ripresa.journal.paths import Run
+from ripresa.recovery import stall
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-STALL_S = 1800.0
 GRACE_S = 10.0
 
 
@@ -21,7 +21,8 @@ class Unit:
 
     ``names`` are output names (``output.NAME``) and their positions, ``inputs`` the input files as one
     shell-quoted line, ``command`` the shell text with a placeholder where an output is meant, ``log``
-    the rule's own ``log:`` file (empty without one), which shows the newest attempt.
+    the rule's own ``log:`` file (empty without one), which shows the newest attempt, ``guard`` the digest
+    under which the options of the command are kept.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Unit:
         rule: str,
         outputs: list[str],
         *,
+        guard: str,
         names: dict[str, int],
         inputs: str,
         command: str,
@@ -50,6 +52,7 @@ class Unit:
         self.resources = resources
         self.log = log
         self.options = options
+        self.stall = _stall(options, run.silences(rule, guard), target)
         self.session = os.environ.get("RIPRESA_SESSION", "none")
         self.digest = publish.sha256(command.encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -62,7 +65,8 @@ class Unit:
     def beat_s(self) -> float:
         """The time between two looks at the command; a short stall limit needs frequent ones."""
         often = float(self.options.get("beat", leases.HEARTBEAT_S))
-        return min(often, self.stall_s / 4) if self.stall_s else often
+        least = self.stall.least_s
+        return min(often, least / 4) if least else often
 
     @property
     def wall_s(self) -> float | None:
@@ -71,14 +75,6 @@ class Unit:
             return float(self.options["wall"])
         runtime = self.resources.get("runtime", "")
         return 60.0 * float(runtime) if runtime.replace(".", "", 1).isdigit() else None
-
-    @property
-    def stall_s(self) -> float | None:
-        """The stall limit; a rule may declare 0 for none."""
-        declared = self.options.get("stall")
-        if declared is not None:
-            return float(declared) or None
-        return float(os.environ.get("RIPRESA_STALL_S", STALL_S))
 
     @property
     def grace_s(self) -> float:
@@ -133,6 +129,7 @@ def parse(arguments: list[str], text: str) -> Unit:
         target,
         rule,
         outputs,
+        guard=digest,
         names={name: outputs.index(path) for name, path in names.items() if path in outputs},
         inputs=inputs,
         command=command.rstrip("\n"),
@@ -142,6 +139,22 @@ def parse(arguments: list[str], text: str) -> Unit:
         log=log,
         options=_options(run, rule, digest),
     )
+
+
+def _stall(options: dict[str, Any], history: str, target: str) -> stall.Stall:
+    """The stall limit: the rule's own (0: none), or the configured one, or one that is learnt."""
+    declared = options.get("stall")
+    if declared is not None:
+        return stall.Stall(float(declared) or None, "declared")
+    most_s = float(os.environ.get("RIPRESA_STALL_S", stall.DEFAULT_S))
+    learn = os.environ.get("RIPRESA_LEARN", "").split()
+    if len(learn) != 3:
+        return stall.Stall(most_s, "configured")
+    attempts, factor, floor_s = learn
+    taught = stall.History(
+        history, target, attempts=int(attempts), factor=float(factor), floor_s=float(floor_s)
+    )
+    return stall.Stall(most_s, "default", taught)
 
 
 def _options(run: Run, rule: str, digest: str) -> dict[str, Any]:
