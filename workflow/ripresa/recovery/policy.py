@@ -87,22 +87,13 @@ def decide(
     normally retried it quarantines, for one that is not it grants what an unknown failure gets.
     ``retry_after`` (seconds, from the service itself) wins over the delays of the policy.
     """
-    classes = policy["classes"]
-    rule = classes.get(failure_class, classes["unknown"])
-    if rule["retry"] == "no" and sensible:
-        rule = classes["unknown"]
-    elif rule["retry"] == "no" or (rule["retry"] == "yes" and sensible is False):
+    rule = rule_of(policy, failure_class, sensible=bool(sensible))
+    if rule["retry"] == "no" or (rule["retry"] == "yes" and sensible is False):
         return Decision("quarantine", None, {}, f"{failure_class} does not go away by itself")
     if rule["retry"] == "next_run":
         return Decision("refused", None, {}, f"{failure_class}; it runs on the next call")
 
-    attempts = [r for r in since_reset(history, session) if r.get("failure_class") == failure_class]
-    counts = rule.get("counts", True)
-    if counts == "without_progress":
-        attempts = [] if progressed else [r for r in attempts if not r.get("progressed")]
-        counts = True
-    used = len(attempts)
-    limit = rule.get("budget", 0) if counts else rule.get("cap", 20)
+    used, limit = spent(rule, history, failure_class, progressed=progressed, session=session)
     if used >= limit:
         return Decision("refused", None, {}, f"{used} of {limit} retries after {failure_class} are used up")
 
@@ -115,6 +106,32 @@ def decide(
     wait *= float(policy.get("time_scale", 1.0))
     not_before = clock.iso(now + wait) if wait else None
     return Decision("retry", not_before, rule.get("changes") or {}, f"retry {used + 1} of {limit}")
+
+
+def rule_of(policy: Policy, failure_class: str, *, sensible: bool) -> dict[str, Any]:
+    """What the policy says of a class; of ``unknown`` for one never retried, if that is ``sensible``."""
+    classes = policy["classes"]
+    rule: dict[str, Any] = classes.get(failure_class, classes["unknown"])
+    if rule["retry"] == "no" and sensible:
+        rule = classes["unknown"]
+    return rule
+
+
+def spent(
+    rule: dict[str, Any],
+    history: list[Record],
+    failure_class: str,
+    *,
+    progressed: bool = False,
+    session: str | None = None,
+) -> tuple[int, int]:
+    """How many retries for a class the earlier records of a unit have used up, and how many there may be."""
+    attempts = [r for r in since_reset(history, session) if r.get("failure_class") == failure_class]
+    counts = rule.get("counts", True)
+    if counts == "without_progress":
+        attempts = [] if progressed else [r for r in attempts if not r.get("progressed")]
+    limit = int(rule.get("budget", 0) if counts else rule.get("cap", 20))
+    return len(attempts), limit
 
 
 def escalation(history: list[Record], resource: str) -> float:
