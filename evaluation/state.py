@@ -41,10 +41,13 @@ def make(directory: Path, units: int) -> tuple[Run, list[leases.Lease]]:
     until = clock.iso(time.time() + 600)
     breaker = {"state": "open", "failures": 5, "probes": 0, "opened_at": clock.iso(), "until": until}
     records.write_json(run.breakers, {f"host:n{n}": breaker for n in range(3)})
-    manifest, held = [], []
+    manifest: list[dict[str, object]] = []
+    held = []
     for number in range(units):
         target = f"experiments/sweep/depth{number % 64}/width{number // 64}/result.json"
-        manifest.append({"target": target, "rule": "experiment", "family": "experiments", "skipped": None})
+        unit = {"target": target, "rule": "experiment", "family": "experiments", "skipped": None}
+        # Every unit needs the two before it, so there are chains to follow and units that block others.
+        manifest.append({**unit, "needs": [one["target"] for one in manifest[-2:]]})
         lease = attempt(run, target, KINDS[number % len(KINDS)], number)
         held += [lease] if lease else []
     header = {"session": "evaluation", "started": clock.iso(), "config_sha256": sha256(config)}

@@ -15,6 +15,7 @@ from ripresa.journal.controller import RunIsHeld
 
 try:
     config = resolve(config, Path("config"))
+    notifications = config.pop("notify", None)  # it is no part of the campaign, and may hold a secret
     campaign = open_run(config["run_id"], main=workflow.is_main_process)
     check_resume(campaign.dir, config)
 except (ConfigurationError, NotADirectoryError) as error:
@@ -29,6 +30,12 @@ onstart:
             policy=load_policy(config["recovery"]),
             forced=bool(workflow.dag_settings.forcerun or workflow.dag_settings.forceall),
             needed=(job.rule.name for job in workflow.dag.needrun_jobs()),
+            needs={
+                job.output[0]: [other.output[0] for other in others if other.output]
+                for job, others in workflow.dag.dependencies.items()
+                if job.output
+            },
+            notifications=notifications,
         )
         snapshot(campaign.dir, config)
     except RunIsHeld as error:

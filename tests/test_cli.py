@@ -202,7 +202,8 @@ def test_status_for_people(controlled, killed):
     assert text.startswith("run small: ") and "2 COMPLETED" in text
     assert f"process {controlled['pid']} on {os.uname().nodename}" in text
     assert "configuration: unchanged" in text
-    lines = [line.split()[:2] for line in text.splitlines() if " work/" in line]
+    assert re.search(r"^next: retry of work/later.txt in [345] min .*, at ", text, re.MULTILINE)
+    lines = [line.split()[:2] for line in text.splitlines() if re.search("^[A-Z]+ +work/", line)]
     assert lines == [
         ["QUARANTINED", "work/missing.txt"],
         ["WAITING", "work/later.txt"],
@@ -224,6 +225,44 @@ def test_status_on_a_terminal(killed):
     os.close(master)
     assert done.returncode == 1
     assert "\x1b[" in shown and "QUARANTINED" in shown and "Traceback" not in shown
+
+
+def test_status_names_what_blocks_a_unit(tmp_path):
+    """A quarantined unit, one that needs it, and one that needs that one; others are not held up."""
+    downstream = """
+for_all = Units("sums/{kind}.txt", parameters=[{"kind": kind} for kind in config["work"]["kinds"]])
+final = Units("final.txt", parameters=[{}])
+
+rule sum:
+    input: work.target
+    output: for_all.target
+    shell: guard("cp {input[0]} {output}")
+
+rule final:
+    input: for_all.targets()
+    output: final.target
+    shell: guard("cat {input} > {output}")
+"""
+    snakefile = SNAKEFILE.replace(
+        "rule all:\n    input: work.targets()", "rule all:\n    input: 'runs/small/final.txt'"
+    )
+    files = {"Snakefile": snakefile + downstream, "config/work.yaml": "kinds: [good, missing]\n"}
+    campaign(tmp_path, **files)
+    assert start(tmp_path).wait(60) == 1, (tmp_path / "output.log").read_text()
+    answer = document(tmp_path, "status", code=1)
+    waits = {unit["target"]: unit["waits_for"] for unit in answer["units"]}
+    blocked = {"what": "blocked", "names": ["work/missing.txt"], "count": 1, "until": None}
+    assert {target: wait for target, wait in waits.items() if wait} == {
+        "final.txt": blocked,
+        "sums/missing.txt": blocked,
+    }
+    assert answer["counts"] == {"PENDING": 2, "COMPLETED": 2, "QUARANTINED": 1}
+    assert answer["next_event"] is None
+    text = ripresa(tmp_path, "status", code=1).stdout
+    assert re.search(r"^PENDING +final.txt +0 +blocked by work/missing.txt$", text, re.MULTILINE)
+    why = ripresa(tmp_path, "why", "final.txt").stdout
+    assert "No attempt so far; it waits: blocked by work/missing.txt." in why
+    assert "to do: see `ripresa why work/missing.txt`, which blocks it" in why
 
 
 def test_status_shows_a_changed_configuration(copy):
@@ -265,11 +304,12 @@ def test_why_says_what_failed_and_what_to_do(killed):
     )
     text = ripresa(killed, "why", "missing.txt", code=1).stdout
     for part in (
-        "attempt 1: failed",
-        host,
+        "Attempt 1 failed after ",
+        f" on {host}, ",
+        ": something that it needs is not installed here (environment, exit code 127).",
         "environment",
         "nosuchtool: command not found",
-        "quarantine",
+        "It is in quarantine and not tried again: it stays missing until somebody installs it.",
         attempt["log"],
     ):
         assert part in text

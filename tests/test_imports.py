@@ -14,7 +14,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 WORKFLOW = ROOT / "workflow"
 
-CORE = ("ripresa.dsl", "ripresa.journal", "ripresa.recovery", "ripresa.placement", "ripresa.configuration")
+CORE = (
+    "ripresa.dsl",
+    "ripresa.journal",
+    "ripresa.recovery",
+    "ripresa.placement",
+    "ripresa.configuration",
+    "ripresa.notify",
+)
 FAMILIES, CLI = ("ripresa.families",), ("ripresa.cli",)
 SNAKEMAKE, PLUGINS = ("snakemake",), tuple(path.name for path in (WORKFLOW / "plugins").glob("snakemake_*"))
 INTERFACES = tuple(

@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from ripresa.cli import runs
-from ripresa.cli.answers import Answer, Table, count, local, printable
+from ripresa.cli.answers import Answer, Table, count, local
 from ripresa.journal import controller, records, state
 from ripresa.journal.paths import Run
+from ripresa.journal.text import printable
 
 
 def answer(arguments: argparse.Namespace) -> Answer:

@@ -1,6 +1,5 @@
 """What a command answers, as one JSON document or as text for people."""
 
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -8,7 +7,6 @@ from typing import Any, NamedTuple
 
 from ripresa.journal import clock
 
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _STYLES = {
     **dict.fromkeys(("COMPLETED", "ok", "published", "adopted", "done", "stacked"), "green"),
     **dict.fromkeys(("FAILED", "QUARANTINED", "fail", "failed", "changed", "missing", "bad"), "bold red"),
@@ -60,11 +58,6 @@ def show(answer: Answer, *, json: bool) -> None:
     else:
         for line in _plain(answer.text()):
             print(line)
-
-
-def printable(value: Any) -> str:
-    """A value from a log or journal as text that does nothing to a terminal."""
-    return "" if value is None else _CONTROL.sub("", str(value)).replace("\n", " ")
 
 
 def lasted(seconds: float) -> str:

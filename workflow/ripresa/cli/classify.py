@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ripresa.cli import runs
-from ripresa.cli.answers import Answer, Refusal, printable
+from ripresa.cli.answers import Answer, Refusal
+from ripresa.journal.text import printable
 
 
 def answer(arguments: argparse.Namespace) -> Answer:

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from ripresa.cli import runs
-from ripresa.cli.answers import Answer, local, printable
+from ripresa.cli.answers import Answer, local
 from ripresa.journal import records
+from ripresa.journal.text import printable
 
 _BLOCK = 1 << 16
 _PLAIN = ("type", "run_id", "ts", "session", "pid")

@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from ripresa.cli import runs
-from ripresa.cli.answers import Answer, Refusal, Table, count, cut, local, printable
+from ripresa.cli.answers import Answer, Refusal, Table, count, cut, local
 from ripresa.cli.snakemake import call, error
 from ripresa.journal import records, state
 from ripresa.journal.paths import Run
+from ripresa.journal.text import printable
 
 SHOWN = 20
 

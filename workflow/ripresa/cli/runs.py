@@ -7,9 +7,10 @@ import os
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ripresa.cli.answers import Refusal, printable
+from ripresa.cli.answers import Refusal
 from ripresa.journal import records
 from ripresa.journal.paths import Run
+from ripresa.journal.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

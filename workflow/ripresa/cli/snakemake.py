@@ -8,7 +8,7 @@ import sys
 from itertools import takewhile
 
 from ripresa.cli import runs
-from ripresa.cli.answers import printable
+from ripresa.journal.text import printable
 
 _STACK = ("Traceback ", "During handling of ", "The above exception ", 'File "')
 _ERROR = re.compile(r"^\w*(Error|Exception)\b|: error: ")

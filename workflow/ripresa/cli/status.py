@@ -3,13 +3,16 @@
 import argparse
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from ripresa.cli import runs
-from ripresa.cli.answers import Answer, Refusal, Table, count, cut, lasted, local, printable
+from ripresa.cli.answers import Answer, Refusal, Table, count, cut, lasted, local
+from ripresa.cli.waits import waiting
 from ripresa.journal import clock, controller, leases, records, state
 from ripresa.journal.paths import Run
-from ripresa.recovery import breaker
+from ripresa.journal.text import printable
+from ripresa.recovery import breaker, policy
 
 SHOWN = 40
 """Units listed without --all."""
@@ -33,13 +36,17 @@ def answer(arguments: argparse.Namespace) -> Answer:
     now = time.time()
     units = state.states(run, now)
     counts = state.counts(units)
+    scopes = _held_back(run, now)
     document = {
         "run_id": run.run_id,
         "config": _config(run, arguments.run),
         "counts": counts,
         "units": [unit._asdict() for unit in units],
         "controller": controller.holder(run),
-        **_breakers(run, now),
+        "breakers": {scope["scope"]: scope["until"] for scope in scopes if scope["until"]},
+        "probing": {scope["scope"]: scope["probing"] for scope in scopes if not scope["until"]},
+        "scopes": scopes,
+        "next_event": _next_event(units, scopes, now),
     }
     stopped = counts.get(state.FAILED, 0) + counts.get(state.QUARANTINED, 0)
     return Answer(document, lambda: _text(run, document, units, now, arguments.all), 1 if stopped else 0)
@@ -69,15 +76,39 @@ def _config(run: Run, run_id: str | None) -> dict[str, Any]:
     return told
 
 
-def _breakers(run: Run, now: float) -> dict[str, Any]:
-    """The scopes whose breaker is open, until when; and of the half-open ones how many probes run."""
-    table = sorted(breaker.load(run).items())
-    until = {scope: breaker.closed_until(entry, now) for scope, entry in table}
+def _held_back(run: Run, now: float) -> list[dict[str, Any]]:
+    """The scopes whose breaker is not closed: until when it is open, then how many probes may start now."""
+    table = breaker.load(run)
+    tripped = sorted(table)
+    settings = policy.breaker_settings(policy.load(run)) if tripped else {}
+    found = []
     lives = breaker.alive(run)
-    return {
-        "breakers": {scope: clock.iso(time) for scope, time in until.items() if time},
-        "probing": {scope: breaker.probing(entry, lives) for scope, entry in table if not until[scope]},
-    }
+    for scope in tripped:
+        until = breaker.closed_until(table[scope], now)
+        found.append(
+            {
+                "scope": scope,
+                "state": breaker.OPEN if until else breaker.HALF_OPEN,
+                "until": clock.iso(until) if until else None,
+                "failures": table[scope].get("failures"),
+                "probes_left": breaker.allowance(table, scope, now, settings, lives),
+                "probes": settings["probes"],
+                "probing": breaker.probing(table[scope], lives),
+            }
+        )
+    return found
+
+
+def _next_event(
+    units: list[state.UnitState], scopes: list[dict[str, Any]], now: float
+) -> dict[str, Any] | None:
+    """What happens next by the clock: a retry, or a breaker lets probes through. None if nothing does."""
+    times = [(unit.not_before, "retry", unit.target) for unit in units if unit.not_before]
+    times += [(scope["until"], "breaker", scope["scope"]) for scope in scopes if scope["until"]]
+    if not times:
+        return None
+    at, what, name = min(times)
+    return {"at": at, "in_s": round(max(0.0, clock.seconds(at) - now), 1), "what": what, "name": name}
 
 
 def _text(
@@ -101,11 +132,11 @@ def _text(
     yield from (f"  {printable(change)}" for change in changes)
     if hidden:
         yield f"  ... and {hidden} more; ripresa plan shows what they change"
-    for scope, until in document["breakers"].items():
-        wait = lasted(clock.seconds(until) - now)
-        yield f"breaker open: {printable(scope)} for {wait}, until {local(until)}"
-    for scope, number in document["probing"].items():
-        yield f"breaker half-open: {printable(scope)}, {count(number, 'probe')} running"
+    yield from map(partial(_breaker, now), document["scopes"])
+    if coming := document["next_event"]:
+        what = "retry of" if coming["what"] == "retry" else "probes of"
+        wait = lasted(clock.seconds(coming["at"]) - now)
+        yield f"next: {what} {printable(coming['name'])} in {wait}, at {local(coming['at'])}"
     wanted = [unit for unit in units if everything or unit.state != state.COMPLETED]
     wanted.sort(key=lambda unit: _ORDER.index(unit.state))
     listed, hidden = (wanted, 0) if everything else cut(wanted, SHOWN)
@@ -118,14 +149,21 @@ def _text(
 
 def _row(run: Run, unit: state.UnitState, now: float) -> tuple[str, ...]:
     reason = printable(unit.reason)
-    if unit.state == state.WAITING:
-        wait = lasted(clock.seconds(unit.not_before) - now)
-        reason = f"again in {wait} at {local(unit.not_before)}: {reason}"
-    elif unit.state == state.RUNNING:
+    if unit.state == state.RUNNING:
         owner = leases.owner(run.lease(unit.target)) or {}
         since = clock.seconds(owner.get("started"))
         reason = "; ".join(filter(None, [f"for {lasted(now - since)}" if since else "", reason]))
+    reason = ": ".join(part for part in (waiting(unit, now), reason) if part)
     return unit.state, unit.target, str(unit.attempts), unit.failure_class or "", reason
+
+
+def _breaker(now: float, scope: dict[str, Any]) -> str:
+    name, until = printable(scope["scope"]), scope["until"]
+    if until:
+        wait = lasted(clock.seconds(until) - now)
+        return f"breaker open: {name} for {wait}, until {local(until)}; then up to {scope['probes']} probes"
+    running, left = count(scope["probing"], "probe"), scope["probes_left"]
+    return f"breaker half-open: {name}, {running} running; {left} more may start, and a success closes it"
 
 
 def _controller(holder: dict[str, Any] | None, now: float, unfinished: bool) -> str:

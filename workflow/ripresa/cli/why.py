@@ -1,4 +1,4 @@
-"""`ripresa why TARGET`: every attempt of a unit, and what a person should do about it."""
+"""`ripresa why TARGET`: what happened to a unit, what follows, and what a person should do about it."""
 
 import argparse
 import os
@@ -7,10 +7,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from ripresa.cli import runs
-from ripresa.cli.advice import advise
-from ripresa.cli.answers import Answer, Table, lasted, local, printable
+from ripresa.cli.answers import Answer, Table, lasted, local
+from ripresa.cli.explanation import Situation, explain
+from ripresa.cli.waits import waiting
 from ripresa.journal import attempts, clock, controller, leases, state
 from ripresa.journal.paths import Run
+from ripresa.journal.text import printable
+from ripresa.recovery import words
+from ripresa.recovery.progress import fraction
 
 
 def answer(arguments: argparse.Namespace) -> Answer:
@@ -21,13 +25,14 @@ def answer(arguments: argparse.Namespace) -> Answer:
     unit = state.state_of(run, target, now)
     history = [record for record in attempts.read(run, target) if record.get("outcome")]
     running = _running(run, target, history) if unit.state == state.RUNNING else None
-    made = [record for record in history if record["outcome"] != "released"]
+    told = explain(Situation(run, unit, history, running, controller.holder(run), now))
     document = {
         "run_id": run.run_id,
         **unit._asdict(),
         "history": history,
         "running": running,
-        "advice": advise(unit, made[-1] if made else {}, controller.holder(run), now),
+        "explanation": told,
+        "advice": told["to_do"],
     }
     stopped = unit.state in (state.FAILED, state.QUARANTINED)
     return Answer(document, lambda: _text(run, unit, document, now), 1 if stopped else 0)
@@ -40,62 +45,58 @@ def _running(run: Run, target: str, history: list[dict[str, Any]]) -> dict[str, 
     if not isinstance(number, int):
         number = 1 + max((record["attempt"] for record in history), default=0)
     named = {key: owner.get(key) for key in ("host", "pid", "started", "session")}
-    return {"attempt": number, **named, "log": os.path.abspath(run.log(target, number))}
+    far = fraction(run.progress(target, number))
+    progress = f"{far[0]} of {far[1]}" if far else None
+    return {"attempt": number, **named, "progress": progress, "log": os.path.abspath(run.log(target, number))}
 
 
 def _text(run: Run, unit: state.UnitState, document: dict[str, Any], now: float) -> Iterable[str | Table]:
+    told = document["explanation"]
     rule = f", rule {unit.rule}" if unit.rule else ""
     yield f"{unit.target}: {unit.state} (run {run.run_id}{rule})"
-    for record in document["history"]:
-        yield ""
-        yield from _attempt(run, record)
-    if running := document["running"]:
-        since = clock.seconds(running["started"])
-        yield ""
-        yield (
-            f"attempt {running['attempt']}: running since {local(running['started'])} "
-            f"({lasted(now - since) if since else '?'}) on {_where(running)}"
-        )
-        yield f"  log         {running['log']}"
+    if told["happened"]:
+        yield _sentence(told["happened"])
     elif not document["history"]:
-        yield "no attempt so far"
+        yield _sentence(f"no attempt so far{f'; it waits: {held}' if (held := waiting(unit, now)) else ''}")
+    if told["evidence"]:
+        yield f"    {told['evidence']}"
+    if told["then"] and document["history"]:
+        yield told["then"]
+    if len(document["history"]) > 1:
+        yield from _history(document["history"], told["changed"])
+    log = document["running"]["log"] if document["running"] else told["log"]
+    if log:
+        yield f"log: {printable(log)}"
+    yield f"to do: {told['to_do']}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _history(history: list[dict[str, Any]], changed: list[dict[str, Any]]) -> Iterable[str | Table]:
+    """One row for every record."""
     yield ""
-    yield f"to do: {document['advice']}"
+    rows = [_row(record, changed) for record in history]
+    yield Table(("ATTEMPT", "STARTED", "TOOK", "ON", "OUTCOME", "DECISION", "EVIDENCE"), rows)
+    yield ""
 
 
-def _attempt(run: Run, record: dict[str, Any]) -> Iterable[str]:
+def _row(record: dict[str, Any], changed: list[dict[str, Any]]) -> tuple[str, ...]:
+    number, outcome = str(record["attempt"]), printable(record["outcome"])
+    host = printable(record.get("host") or "?")
+    if outcome in ("released", "adopted"):
+        when = record.get("adopted") if outcome == "adopted" else record.get("ended")
+        said = "by hand" if outcome == "released" else "its result counts, nothing ran again"
+        return number, local(when), "", host, outcome, "", said
     began, ended = clock.seconds(record.get("started")), clock.seconds(record.get("ended"))
-    number, outcome = record["attempt"], printable(record["outcome"])
-    if outcome == "released":
-        yield f"released by hand at {local(record.get('ended'))} on {_where(record)}"
-        return
-    if outcome == "adopted":
-        when = local(record.get("adopted"))
-        yield f"attempt {number}: adopted at {when}: its result counts, nothing ran again"
-        return
-    length = f" ({lasted(ended - began)})" if 0 < began <= ended else ""
-    yield f"attempt {number}: {outcome}, {local(record.get('started'))}{length} on {_where(record)}"
-    for name, key in (
-        ("class", "failure_class"),
-        ("evidence", "evidence"),
-        ("found by", "classifier_rule"),
-        ("exit code", "exit_code"),
-        ("signal", "signal"),
-        ("device", "device"),
-        ("decision", "decision"),
-        ("changes", "changes"),
-    ):
-        # An exit code or decision of a success says nothing.
-        if record.get(key) is not None and (outcome != "published" or key == "device"):
-            yield f"  {name:<10}  {printable(record[key])}"
-    if record.get("not_before"):
-        yield f"  {'not before':<10}  {local(record['not_before'])}"
-    log = record.get("log")
-    if not isinstance(log, str) or not os.path.exists(log):  # the run was moved since
-        log = run.log(str(record.get("target")), number)
-    if os.path.exists(log):
-        yield f"  {'log':<10}  {printable(log)}"
-
-
-def _where(record: dict[str, Any]) -> str:
-    return f"{printable(record.get('host') or '?')}, process {printable(record.get('pid') or '?')}"
+    kind = printable(record.get("failure_class") or outcome)
+    decision = printable(record.get("decision"))
+    if record.get("decision") == "retry":
+        after = clock.seconds(record.get("not_before")) - ended
+        decision = f"retry after {lasted(after)}" if ended and after > 0 else "retry at once"
+        decision = ", ".join(part for part in (decision, words.changes(record)) if part)
+    new = [f"{c['what']} {c['before']} -> {c['after']}" for c in changed if c["attempt"] == record["attempt"]]
+    evidence = "; ".join(part for part in (", ".join(new), printable(record.get("evidence"))) if part)
+    took = lasted(ended - began) if 0 < began <= ended else ""
+    return number, local(record.get("started")), took, host, kind, decision, evidence

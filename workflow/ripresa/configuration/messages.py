@@ -83,9 +83,8 @@ def _message(error: ValidationError, checker: Checker) -> str:
             return f"{shortened(twice)} is there twice; keep one of them"
         case keyword if keyword in _SIMPLE:
             about = _about(schema, checker)
-            return _SIMPLE[keyword].format(
-                shown=shortened(value), wanted=wanted, about=about, cause=error.cause
-            )
+            shown = "what stands here" if schema.get("writeOnly") else shortened(value)  # it may be a secret
+            return _SIMPLE[keyword].format(shown=shown, wanted=wanted, about=about, cause=error.cause)
         case _:
             return error.message
 

@@ -16,8 +16,9 @@ from ripresa.dsl.digests import canonical
 from ripresa.journal.paths import Run
 
 _ABSENT = object()
-# It says what to do about a change, and so is none itself: else nobody could switch it off.
-_NO_CHANGE = ("strict_resume",)
+# The one says what to do about a change, and so is none itself: else nobody could switch it off. The other
+# concerns people only, and is not kept with a run.
+_NO_CHANGE = ("strict_resume", "notify")
 
 log = logging.getLogger("ripresa")
 

@@ -4,10 +4,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import ripresa
+from ripresa import notify
 from ripresa.journal import clock, controller, phases, publish, records
 from ripresa.journal.paths import Run
 
@@ -40,12 +41,15 @@ class Campaign:
         policy: dict[str, Any],
         forced: bool = False,
         needed: Iterable[str] = (),
+        needs: Mapping[str, Iterable[str]] | None = None,
+        notifications: Mapping[str, Any] | None = None,
     ) -> None:
         """Take hold of the run and write down what its guards and readers need.
 
         ``jobs`` are the target file and rule name of every job of the campaign, ``needed`` the rule names
-        of those that are to run (only `phases` need them). Raises `controller.RunIsHeld` if another
-        controller has the run.
+        of those that are to run (only `phases` need them), ``needs`` the target files whose jobs each needs
+        to be complete, ``notifications`` the section ``notify`` of the configuration. Raises
+        `controller.RunIsHeld` if another controller has the run.
         """
         jobs = list(jobs)
         controller.hold(self.run, self.session)
@@ -61,9 +65,10 @@ class Campaign:
             figures = learn["attempts"], learn["factor"], float(learn["floor_s"]) * scale
             os.environ["RIPRESA_LEARN"] = " ".join(map(str, figures))
         os.environ["RIPRESA_GRACE_S"] = str(float(policy["grace_s"]))
-        self._write_manifest(jobs, config_sha256)
+        self._write_manifest(jobs, config_sha256, needs or {})
         if self.phases:
             phases.plan(self.run, self.session, self.phases, (rule for _, rule in jobs), needed)
+        notify.start(self.run, notifications)
 
     def end(self, complete: Iterable[str] = ()) -> None:
         """Let go of the run, and of the staged files of targets that Snakemake knows to be complete."""
@@ -75,28 +80,33 @@ class Campaign:
             if isinstance(thread, threading.Timer):
                 thread.cancel()
 
-    def _write_manifest(self, jobs: Iterable[tuple[str, str]], config_sha256: str) -> None:
+    def _write_manifest(
+        self, jobs: list[tuple[str, str]], config_sha256: str, needs: Mapping[str, Iterable[str]]
+    ) -> None:
         """List the units of the campaign: of this call, and of earlier ones with the same configuration
         (a call may ask for a part only)."""
         earlier = records.read(self.run.units)
         same = bool(earlier) and earlier[0].get("config_sha256") == config_sha256
         known = (unit for unit in earlier if isinstance(unit.get("target"), str))
         units = {unit["target"]: unit for unit in known} if same else {}
+        named = {path: self.run.target_of(path) for path, _ in jobs}
         for path, rule in jobs:
-            target = self.run.target_of(path)
+            target = named[path]
             if target is not None:
-                units[target] = _unit(target, rule, None)
+                upstream = {named.get(other) for other in needs.get(path, ())}
+                units[target] = _unit(target, rule, None, sorted(filter(None, upstream)))
         for group in self.units:
             for path, reason in group.skipped:
                 target = self.run.target_of(path)
                 if target is not None:
-                    units[target] = _unit(target, None, reason)
+                    units[target] = _unit(target, None, reason, [])
         header = {"session": self.session, "started": clock.iso(), "config_sha256": config_sha256}
         records.write_lines(self.run.units, [header, *units.values()])
 
 
-def _unit(target: str, rule: str | None, skipped: str | None) -> dict[str, Any]:
-    return {"target": target, "rule": rule, "family": target.partition("/")[0], "skipped": skipped}
+def _unit(target: str, rule: str | None, skipped: str | None, needs: list[str]) -> dict[str, Any]:
+    unit = {"target": target, "rule": rule, "family": target.partition("/")[0], "skipped": skipped}
+    return {**unit, "needs": needs} if needs else unit
 
 
 def open_run(run_id: str, *, directory: str = "runs", main: bool = True) -> Campaign:

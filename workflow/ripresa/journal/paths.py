@@ -35,6 +35,7 @@ class Run:
         self.recovery = self.journal + "/recovery.json"
         self.controller = self.journal + "/controller.lock"
         self.phases = self.journal + "/phases.json"
+        self.notified = self.journal + "/notified.jsonl"
 
     def guard(self, digest: str) -> str:
         """The options of a guarded command, where it has any."""

@@ -2,11 +2,13 @@
 
 import os
 import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from ripresa.journal import attempts, clock, controller, leases, processes, records
 from ripresa.journal.paths import Run, quote
-from ripresa.recovery import breaker
+from ripresa.recovery import breaker, policy
 
 PENDING = "PENDING"
 RUNNING = "RUNNING"
@@ -16,6 +18,9 @@ FAILED = "FAILED"
 QUARANTINED = "QUARANTINED"
 SKIPPED = "SKIPPED"
 STALE = "STALE"
+_NAMED = 5
+"""So many of the units that another waits for are named; the others are counted."""
+
 STATES = (PENDING, RUNNING, WAITING, COMPLETED, FAILED, QUARANTINED, SKIPPED, STALE)
 
 
@@ -32,6 +37,14 @@ class UnitState(NamedTuple):
     device: str | None
     reason: str | None
     """Why a unit is skipped, what its last failed attempt showed, or that nothing watches a running one."""
+    waits_for: dict[str, Any] | None = None
+    """What keeps a unit from starting (or, of a running one, a new call from executing it); None for nothing.
+
+    ``what`` is ``time`` (a backoff), ``breaker``, ``process`` (an attempt of an earlier call holds its
+    lease), ``blocked`` (units upstream that are given up or in quarantine) or ``units`` (upstream, still to
+    come); ``names`` are the scopes, the process, or the first units of ``count``; ``until`` the time, if
+    known.
+    """
 
 
 def states(run: Run, now: float | None = None) -> list[UnitState]:
@@ -39,22 +52,24 @@ def states(run: Run, now: float | None = None) -> list[UnitState]:
 
     Units are those of the manifest and those with attempts; both survive any crash.
     """
-    now = time.time() if now is None else now
-    listed = (unit for unit in records.iterate(run.units) if isinstance(unit.get("target"), str))
-    units = {unit["target"]: unit for unit in listed}
-    claimed = _claimed(run)
-    breakers = breaker.load(run), _here(run)
-    targets = units.keys() | _born(run, units)
-    return [_state(run, target, units.get(target, {}), claimed, breakers, now) for target in sorted(targets)]
+    look = _Look(run, time.time() if now is None else now)
+    units = look.manifest
+    found = {target: look.state(target) for target in sorted(units.keys() | _born(run, units))}
+    upstream = _Upstream(units, found.__getitem__)
+    return [upstream.added(unit) for unit in found.values()]
 
 
 def state_of(run: Run, target: str, now: float | None = None) -> UnitState:
     """Derive the state of one unit; one that nobody knows is PENDING."""
-    now = time.time() if now is None else now
-    unit = next((unit for unit in records.iterate(run.units) if unit.get("target") == target), {})
-    lease = run.lease(target)
-    claimed = {quote(target): _lives(lease)} if os.path.lexists(lease) else {}
-    return _state(run, target, unit, claimed, (breaker.load(run), _here(run)), now)
+    look = _Look(run, time.time() if now is None else now)
+    known: dict[str, UnitState] = {}
+
+    def state(other: str) -> UnitState:
+        if other not in known:
+            known[other] = look.state(other)
+        return known[other]
+
+    return _Upstream(look.manifest, state).added(state(target))
 
 
 def counts(units: list[UnitState]) -> dict[str, int]:
@@ -89,78 +104,167 @@ def _attempted(run: Run) -> list[str]:
     ]
 
 
-def _claimed(run: Run) -> dict[str, bool]:
-    """Quoted target -> whether the owner of its lease lives."""
+def _claimed(run: Run) -> dict[str, dict[str, Any] | None]:
+    """Quoted target -> the living owner of its lease; None if that is gone."""
     try:
         names = os.listdir(run.leases)
     except OSError:
         return {}
     return {
-        name.removesuffix(".lock"): _lives(f"{run.leases}/{name}") for name in names if name.endswith(".lock")
+        name.removesuffix(".lock"): _holder(f"{run.leases}/{name}")
+        for name in names
+        if name.endswith(".lock")
     }
 
 
-def _lives(lease: str) -> bool:
-    """Whether a guard holds a lease, and not just what a killed one left running."""
-    return bool(leases.held(lease)) and processes.alive(leases.owner(lease) or {}) is not False
-
-
-def _here(run: Run) -> str:
-    """The host that units start on if nothing sends them elsewhere: the controller's, or else this one."""
-    holder = controller.holder(run) or {}
-    return str(holder.get("host") or os.uname().nodename)
-
-
-def _state(
-    run: Run,
-    target: str,
-    unit: dict[str, Any],
-    claimed: dict[str, bool],
-    breakers: tuple[dict[str, Any], str],
-    now: float,
-) -> UnitState:
-    record = attempts.last(run, target)
-    number = record.get("attempt", 0)
-    live = claimed.get(quote(target)) if claimed else None
-    not_before = None
-    reason = None
-    failure_class = record.get("failure_class")
-    if live:
-        state = RUNNING
-        failure_class = None
-        reason = _unwatched(run.lease(target), now)
-    elif os.path.lexists(run.path(target)):
-        state = COMPLETED
-        failure_class = None
-    elif unit.get("skipped") and not number:
-        state, reason = SKIPPED, str(unit["skipped"])
-    elif live is False:
-        state = STALE
-    else:
-        state = _decided(record)
-        reason = record.get("evidence")
-        if state == PENDING and record.get("decision") == "retry":
-            table, here = breakers
-            held = breaker.held_until(table, record, now, here) if table else 0.0
-            until = max(_backoff(record, now), held)
-            if until > now:
-                state, not_before = WAITING, clock.iso(until)
-    return UnitState(
-        target=target,
-        rule=_text(unit, "rule") or _text(record, "rule"),
-        family=_text(unit, "family") or target.partition("/")[0],
-        state=state,
-        attempts=number,
-        failure_class=failure_class,
-        not_before=not_before,
-        device=_text(record, "device"),
-        reason=reason,
-    )
-
-
-def _unwatched(lease: str, now: float) -> str | None:
-    """What keeps the guard of a running unit from watching its command, as far as one can see."""
+def _holder(lease: str) -> dict[str, Any] | None:
+    """The guard that holds a lease; None if there is just what a killed one left running, or nothing."""
+    if not leases.held(lease):
+        return None
     owner = leases.owner(lease) or {}
+    return owner if processes.alive(owner) is not False else None
+
+
+class _Look:
+    """One look at the files of a run, from which the states of its units follow."""
+
+    def __init__(self, run: Run, now: float) -> None:
+        self._run = run
+        self._now = now
+        listed = (unit for unit in records.iterate(run.units) if isinstance(unit.get("target"), str))
+        self.manifest: dict[str, dict[str, Any]] = {unit["target"]: unit for unit in listed}
+        self._claimed = _claimed(run)
+        self._breakers = breaker.load(run)
+        holder = controller.holder(run) or {}
+        self._session = holder.get("session")
+        self._here = str(holder.get("host") or os.uname().nodename)
+        """The host that units start on if nothing sends them elsewhere: the controller's, else this one."""
+
+    def state(self, target: str) -> UnitState:
+        """The state of a unit, but for what it waits for upstream."""
+        run = self._run
+        unit = self.manifest.get(target, {})
+        record = attempts.last(run, target)
+        number = record.get("attempt", 0)
+        name = quote(target) if self._claimed else ""
+        waits = not_before = reason = None
+        failure_class = record.get("failure_class")
+        owner = self._claimed.get(name)
+        if owner is not None:
+            state, failure_class = RUNNING, None
+            reason = _unwatched(run.lease(target), owner, self._now)
+            if owner.get("session") != self._session:
+                waits = _waits("process", [f"process {owner.get('pid')} on {owner.get('host')}"])
+        elif os.path.lexists(run.path(target)):
+            state, failure_class = COMPLETED, None
+        elif unit.get("skipped") and not number:
+            state, reason = SKIPPED, str(unit["skipped"])
+        elif name in self._claimed:
+            state = STALE
+        else:
+            state = _decided(record)
+            reason = record.get("evidence")
+            if state == PENDING and record.get("decision") == "retry":
+                waits = self._withheld(record)
+                not_before = waits["until"] if waits else None
+                state = WAITING if not_before else PENDING
+        return UnitState(
+            target=target,
+            rule=_text(unit, "rule") or _text(record, "rule"),
+            family=_text(unit, "family") or target.partition("/")[0],
+            state=state,
+            attempts=number,
+            failure_class=failure_class,
+            not_before=not_before,
+            device=_text(record, "device"),
+            reason=reason,
+            waits_for=waits,
+        )
+
+    def _withheld(self, record: dict[str, Any]) -> dict[str, Any] | None:
+        """The backoff or the breaker that keeps a unit from its next attempt, whichever ends last."""
+        table, now = self._breakers, self._now
+        backoff = _backoff(record, now)
+        opens = breaker.held_until(table, record, now, self._here) if table else 0.0
+        until = max(backoff, opens)
+        covering = list(breaker.covering(table, record["scopes"])) if table else []
+        if until > now:
+            held = opens >= backoff
+            scopes = [scope for scope, entry in covering if breaker.closed_until(entry, now) == opens]
+            return _waits("breaker" if held else "time", scopes if held else [], clock.iso(until))
+        probed = [scope for scope, entry in covering if self._probed(scope, entry)]
+        return _waits("breaker", probed) if probed else None
+
+    def _probed(self, scope: str, entry: dict[str, Any]) -> bool:
+        """Whether a breaker is half-open, and all the probes that it lets through are under way."""
+        if entry["state"] != breaker.HALF_OPEN:
+            return False
+        lives = breaker.alive(self._run)
+        return breaker.allowance(self._breakers, scope, self._now, self.breaker_settings, lives) == 0
+
+    @cached_property
+    def breaker_settings(self) -> dict[str, Any]:
+        return policy.breaker_settings(policy.load(self._run))
+
+
+class _Upstream:
+    """What units wait for of others, whose outputs they need: directly, or through any number of units."""
+
+    def __init__(self, manifest: Mapping[str, dict[str, Any]], state: Callable[[str], UnitState]) -> None:
+        self._manifest = manifest
+        self._state = state
+        self._blockers: dict[str, frozenset[str]] = {}
+
+    def added(self, unit: UnitState) -> UnitState:
+        """The unit with what it waits for upstream."""
+        if unit.state != PENDING or unit.waits_for or not self._needs(unit.target):
+            return unit
+        blockers = self._find(unit.target)
+        if blockers:
+            return unit._replace(waits_for=_waits("blocked", sorted(blockers)))
+        left = [need for need in self._needs(unit.target) if self._state(need).state != COMPLETED]
+        return unit._replace(waits_for=_waits("units", left)) if left else unit
+
+    def _needs(self, target: str) -> list[str]:
+        """The units whose outputs a unit needs directly, as far as the manifest knows them."""
+        needs = self._manifest.get(target, {}).get("needs")
+        return [n for n in needs if n in self._manifest] if isinstance(needs, list) else []
+
+    def _find(self, target: str) -> frozenset[str]:
+        """The stopped units that a pending unit needs. Not recursive: a chain of units may be long."""
+        todo, expanded = [target], set[str]()
+        while todo:
+            unit = todo[-1]
+            if unit in self._blockers:
+                todo.pop()
+                continue
+            pending = [n for n in self._needs(unit) if self._state(n).state == PENDING]
+            if unit not in expanded:
+                expanded.add(unit)
+                todo += [need for need in pending if need not in self._blockers and need not in expanded]
+                continue
+            todo.pop()
+            stopped = {n for n in self._needs(unit) if self._state(n).state in (FAILED, QUARANTINED)}
+            self._blockers[unit] = _united(
+                [self._blockers.get(need, frozenset()) for need in pending], stopped
+            )
+        return self._blockers[target]
+
+
+def _united(sets: Iterable[frozenset[str]], more: set[str]) -> frozenset[str]:
+    """The union; where only one set has members, that one itself, for thousands of units may share it."""
+    full = list({id(one): one for one in sets if one}.values())
+    if len(full) == 1 and not more:
+        return full[0]
+    return frozenset(more.union(*full))
+
+
+def _waits(what: str, names: list[str], until: str | None = None) -> dict[str, Any]:
+    return {"what": what, "names": names[:_NAMED], "count": len(names), "until": until}
+
+
+def _unwatched(lease: str, owner: dict[str, Any], now: float) -> str | None:
+    """What keeps the guard of a running unit from watching its command, as far as one can see."""
     pid, host = owner.get("pid"), owner.get("host")
     if isinstance(pid, int) and host == os.uname().nodename and processes.stopped(pid):
         return f"its guard is stopped, so nothing watches it; `kill -CONT {pid}` lets it go on"

@@ -91,26 +91,15 @@ def decide(
     ``retry_after`` (seconds, from the service itself) wins over the delays of the policy. ``progress`` is
     how far this attempt came, if it told.
     """
-    classes = policy["classes"]
-    rule = classes.get(failure_class, classes["unknown"])
-    if rule["retry"] == "no" and sensible:
-        rule = classes["unknown"]
-    elif rule["retry"] == "no" or (rule["retry"] == "yes" and sensible is False):
+    rule = rule_of(policy, failure_class, sensible=bool(sensible))
+    if rule["retry"] == "no" or (rule["retry"] == "yes" and sensible is False):
         return Decision("quarantine", None, {}, f"{failure_class} does not go away by itself")
     if rule["retry"] == "next_run":
         return Decision("refused", None, {}, f"{failure_class}; it runs on the next call")
 
-    recent = since_reset(history, session)
-    counts = rule.get("counts", True)
-    used = sum(r.get("failure_class") == failure_class for r in recent)
-    limit = rule.get("budget", 0) if counts else rule.get("cap", 20)
-    if counts is not True:
-        this = {"outcome": "failed", "failure_class": failure_class, "progress": progress}
-        idle, best = restarts_without_progress(policy, [*recent, this], session)
-        if best is not None:
-            used, limit = idle, policy.get("restarts", 3)
-            if used >= limit:
-                return Decision("refused", None, {}, no_progress(used, best), fruitless=True)
+    used, limit, best = spent(policy, rule, history, failure_class, progress=progress, session=session)
+    if best is not None and used >= limit:
+        return Decision("refused", None, {}, no_progress(used, best), fruitless=True)
     if used >= limit:
         return Decision("refused", None, {}, f"{used} of {limit} retries after {failure_class} are used up")
 
@@ -123,6 +112,45 @@ def decide(
     wait *= float(policy.get("time_scale", 1.0))
     not_before = clock.iso(now + wait) if wait else None
     return Decision("retry", not_before, rule.get("changes") or {}, f"retry {used + 1} of {limit}")
+
+
+def rule_of(policy: Policy, failure_class: str, *, sensible: bool) -> dict[str, Any]:
+    """What the policy says of a class; of ``unknown`` for one never retried, if that is ``sensible``."""
+    classes = policy["classes"]
+    rule: dict[str, Any] = classes.get(failure_class, classes["unknown"])
+    if rule["retry"] == "no" and sensible:
+        rule = classes["unknown"]
+    return rule
+
+
+class Spent(NamedTuple):
+    """The retries that a unit has used up, how many there may be, and what counts them."""
+
+    used: int
+    limit: int
+    best: float | None
+    """How far the unit came, if restarts that get it no further are what is counted."""
+
+
+def spent(
+    policy: Policy,
+    rule: dict[str, Any],
+    history: list[Record],
+    failure_class: str,
+    *,
+    progress: object = None,
+    session: str | None = None,
+) -> Spent:
+    """What the earlier records of a unit, and one that failed now at ``progress``, have used up of a rule."""
+    recent = since_reset(history, session)
+    counts = rule.get("counts", True)
+    if counts is not True:
+        this = {"outcome": "failed", "failure_class": failure_class, "progress": progress}
+        idle, best = restarts_without_progress(policy, [*recent, this], session)
+        if best is not None:
+            return Spent(idle, int(policy.get("restarts", 3)), best)
+    used = sum(record.get("failure_class") == failure_class for record in recent)
+    return Spent(used, int(rule.get("budget", 0) if counts else rule.get("cap", 20)), None)
 
 
 def restarts_without_progress(

@@ -5,10 +5,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ripresa.cli.answers import count, lasted, local, printable
+from ripresa.cli.answers import count, lasted, local
 from ripresa.cli.checks import FAIL, OK, WARN, Check
 from ripresa.journal import clock, controller, leases, processes, records
 from ripresa.journal.paths import Run
+from ripresa.journal.text import printable
 from ripresa.recovery import breaker
 
 PROFILE = "profiles/default/config.yaml"

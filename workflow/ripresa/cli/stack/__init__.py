@@ -4,9 +4,10 @@ import argparse
 import os
 
 from ripresa.cli import runs
-from ripresa.cli.answers import Refusal, printable
+from ripresa.cli.answers import Refusal
 from ripresa.families.stacking import phases
 from ripresa.journal.paths import Run
+from ripresa.journal.text import printable
 
 
 def chosen(arguments: argparse.Namespace) -> Run:

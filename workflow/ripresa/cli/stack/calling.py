@@ -8,10 +8,11 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 
-from ripresa.cli.answers import Refusal, printable
+from ripresa.cli.answers import Refusal
 from ripresa.cli.snakemake import error
 from ripresa.journal import attempts, controller, records, state
 from ripresa.journal.paths import Run
+from ripresa.journal.text import printable
 
 _KEPT = 400  # lines
 

@@ -5,10 +5,11 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from ripresa.cli.answers import Refusal, Table, printable
+from ripresa.cli.answers import Refusal, Table
 from ripresa.cli.stack import directory
 from ripresa.journal import records
 from ripresa.journal.paths import Run
+from ripresa.journal.text import printable
 
 _FILES = {"stacked": "stacked.fit", "table": "frames.csv", "preview": "stacked.png"}
 _SHOWN = (

@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from ripresa.cli import runs
-from ripresa.cli.answers import Answer, Refusal, printable
+from ripresa.cli.answers import Answer, Refusal
 from ripresa.cli.snakemake import configuration
 from ripresa.cli.stack import calling, results
 from ripresa.journal import records
 from ripresa.journal.paths import Run
+from ripresa.journal.text import printable
 
 _INPUT = ("lights", "recursive", "simulate")
 _NO_NAMES = {"light", "lights", "raw", "raws", "frames", "subs"}

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ripresa.cli.answers import Answer, Refusal, Table, count, printable
+from ripresa.cli.answers import Answer, Refusal, Table, count
 from ripresa.families.stacking import StackingError
+from ripresa.journal.text import printable
 
 _FACTS = (
     "name", "path", "status", "reason", "imagetyp", "kind", "bayer", "width", "height", "exposure_s",

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from ripresa.cli.all_runs import state_of
-from ripresa.cli.answers import Answer, Table, count, cut, lasted, local, printable
+from ripresa.cli.answers import Answer, Table, count, cut, lasted, local
 from ripresa.cli.stack import chosen, directory, progress, results
 from ripresa.journal import records
 from ripresa.journal.paths import Run
+from ripresa.journal.text import printable
 
 _SHOWN = 20
 
