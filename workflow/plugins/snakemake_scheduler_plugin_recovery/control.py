@@ -4,7 +4,7 @@ import gc
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -20,6 +20,12 @@ def reevaluate(dag: Any) -> None:
     Snakemake changes it.
     """
     dag.workflow.scheduler._schedule_reevalutation(0)
+
+
+def running(dag: Any) -> Container[Any]:
+    """The jobs that Snakemake has started and not yet seen the end of."""
+    jobs: Container[Any] = dag.workflow.scheduler.running
+    return jobs
 
 
 class Alarm:

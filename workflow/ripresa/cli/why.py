@@ -67,7 +67,8 @@ def _attempt(run: Run, record: dict[str, Any]) -> Iterable[str]:
     began, ended = clock.seconds(record.get("started")), clock.seconds(record.get("ended"))
     number, outcome = record["attempt"], printable(record["outcome"])
     if outcome == "released":
-        yield f"released by hand at {local(record.get('ended'))} on {_where(record)}"
+        itself = f"itself: {printable(record['evidence'])}," if record.get("changed") else "hand"
+        yield f"released by {itself} at {local(record.get('ended'))} on {_where(record)}"
         return
     if outcome == "adopted":
         when = local(record.get("adopted"))
@@ -83,11 +84,12 @@ def _attempt(run: Run, record: dict[str, Any]) -> Iterable[str]:
         ("signal", "signal"),
         ("device", "device"),
         ("decision", "decision"),
-        ("changes", "changes"),
+        ("reason", "reason"),
     ):
         # An exit code or decision of a success says nothing.
         if record.get(key) is not None and (outcome != "published" or key == "device"):
             yield f"  {name:<10}  {printable(record[key])}"
+    yield from _escalation(record)
     if record.get("not_before"):
         yield f"  {'not before':<10}  {local(record['not_before'])}"
     log = record.get("log")
@@ -95,6 +97,19 @@ def _attempt(run: Run, record: dict[str, Any]) -> Iterable[str]:
         log = run.log(str(record.get("target")), number)
     if os.path.exists(log):
         yield f"  {'log':<10}  {printable(log)}"
+
+
+def _escalation(record: dict[str, Any]) -> Iterable[str]:
+    """What an attempt had of the resources that its rule records, and what the next one is to have."""
+    had = {n: amount for n, amount in (record.get("resources") or {}).items() if n != "threads"}
+    if had:
+        yield "  had         " + ", ".join(f"{printable(n)} {printable(amount)}" for n, amount in had.items())
+    changes = record.get("changes") or {}
+    if changes:
+        shown = (f"{n} x {c:g}" if isinstance(c, int | float) else f"{c} {n}" for n, c in changes.items())
+        yield "  next time   " + ", ".join(map(printable, shown))
+    for kind, place in (record.get("excluded") or {}).items():
+        yield f"  excluded    {printable(kind)} {printable(place)}"
 
 
 def _where(record: dict[str, Any]) -> str:

@@ -35,6 +35,8 @@ class Run:
         self.recovery = self.journal + "/recovery.json"
         self.controller = self.journal + "/controller.lock"
         self.phases = self.journal + "/phases.json"
+        self.escalated = self.journal + "/escalated.json"
+        self.learnt = self.journal + "/learnt.jsonl"
 
     def guard(self, digest: str) -> str:
         """The options of a guarded command, where it has any."""

@@ -23,6 +23,8 @@ class Outlook(NamedTuple):
     """The policy gave it up for this session or for good: one refusal by the guard is final."""
     attempts: int = 0
     """How often it was attempted so far."""
+    escalated: bool = False
+    """It asks for another amount of a resource now, and others of its kind will start with what works."""
 
 
 FREE = Outlook()
@@ -47,7 +49,7 @@ class Withholding:
         ``scopes`` are those it is known to belong to beforehand; ``retried`` says that it was started
         in this session already.
         """
-        not_before, belongs, stopped, attempts = 0.0, set(scopes), False, 0
+        not_before, belongs, stopped, attempts, escalated = 0.0, set(scopes), False, 0, False
         for target in targets:
             record = records.last(self._run.attempts(target)) or {}
             decision = record.get("decision")
@@ -56,6 +58,7 @@ class Withholding:
             if decision == "retry":
                 not_before = max(not_before, clock.seconds(record.get("not_before")))
                 belongs.update(_scopes(record))
+                escalated |= bool(record.get("changes"))
             elif decision == "refused":
                 stopped |= record.get("session") == self._session
             elif decision == "quarantine":
@@ -65,7 +68,7 @@ class Withholding:
             return Outlook(stopped=True, attempts=attempts)
         self._refresh()
         belongs.update(scope for scope, _ in breaker.covering(self._breakers, belongs))
-        return Outlook(not_before, tuple(sorted(belongs)), attempts=attempts)
+        return Outlook(not_before, tuple(sorted(belongs)), attempts=attempts, escalated=escalated)
 
     def allowances(self, scopes: Iterable[str], now: float) -> dict[str, int]:
         """How many units may start now, for the scopes whose breaker limits them."""

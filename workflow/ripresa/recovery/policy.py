@@ -117,21 +117,6 @@ def decide(
     return Decision("retry", not_before, rule.get("changes") or {}, f"retry {used + 1} of {limit}")
 
 
-def escalation(history: list[Record], resource: str) -> float:
-    """The factor by which the failures of a unit have changed one of its resources.
-
-    A unit that has succeeded keeps what it took to do so; one that a person released starts afresh.
-    """
-    factor = 1.0
-    for record in history:
-        change = (record.get("changes") or {}).get(resource)
-        if record.get("outcome") == "released":
-            factor = 1.0
-        elif isinstance(change, int | float):
-            factor *= change
-    return factor
-
-
 def breaker_settings(policy: Policy) -> dict[str, Any]:
     """The figures of the breaker, its time of opening scaled."""
     from ripresa.recovery.breaker import DEFAULTS
