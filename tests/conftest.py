@@ -9,12 +9,17 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import ripresa
 from ripresa.journal import attempts, clock, leases, records
 from ripresa.journal.paths import Run
 from ripresa.recovery import policy
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("ripresa", deadline=None)
+hypothesis.settings.load_profile("ripresa")
 
 GUARD = Path(ripresa.__file__).parent / "recovery" / "__main__.py"
 

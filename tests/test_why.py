@@ -158,7 +158,7 @@ def test_why_of_a_unit_that_waits(tmp_path):
         said["then"],
     )
     assert said["budget"] == {
-        **{"failure_class": "network", "used": 2, "limit": 3, "left": 1, "counts": True},
+        **{"failure_class": "network", "used": 2, "limit": 3, "left": 1, "counts": True, "best": None},
     }
     assert said["until"] == unit.not_before and said["limit"] is None
     assert said["to_do"].startswith("nothing: the running controller starts it")

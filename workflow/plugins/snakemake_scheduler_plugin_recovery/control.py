@@ -3,7 +3,7 @@
 import gc
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -21,6 +21,12 @@ def reevaluate(dag: Any) -> None:
     Snakemake changes it.
     """
     dag.workflow.scheduler._schedule_reevalutation(0)
+
+
+def running(dag: Any) -> Container[Any]:
+    """The jobs that Snakemake has started and not yet seen the end of."""
+    jobs: Container[Any] = dag.workflow.scheduler.running
+    return jobs
 
 
 class Alarm:

@@ -10,7 +10,14 @@ from ripresa.journal import clock
 from ripresa.placement.ilp import Cbc
 from ripresa.placement.packing import Demand
 from ripresa.placement.ready import Kind, Ready
-from snakemake_scheduler_plugin_recovery.control import Alarm, drain_on_term, no_collection, reevaluate
+from ripresa.placement.withholding import FREE, Outlook
+from snakemake_scheduler_plugin_recovery.control import (
+    Alarm,
+    drain_on_term,
+    no_collection,
+    reevaluate,
+    running,
+)
 from snakemake_scheduler_plugin_recovery.units import BREAKER, Job, units_of
 
 Sizes = Mapping[Any, int | None]
@@ -29,6 +36,7 @@ class Scheduler(SchedulerBase):
         self._ready: Ready[Job] = Ready(solver, self._units.durations.rank) if self._units else Ready(solver)
         self._waiting: dict[Job, float] = {}
         """Until when jobs wait, by `clock.steady`."""
+        self._unbooked: dict[Job, dict[str, float]] = {}
         self._known: set[Job] = set()
         self._names: frozenset[str] = frozenset()
         self._alarm = Alarm(lambda: reevaluate(self.dag))
@@ -50,11 +58,13 @@ class Scheduler(SchedulerBase):
         capacity = {name: amount for name, amount in resources.items() if not isinstance(amount, str)}
         self._notice(offered, frozenset(capacity), sizes)
         self._end_waits(sizes)
+        self._count_unbooked(capacity)
         closed = self._units.limit(capacity, now) if self._units else []
         selected = self._ready.take(capacity)
         self._known.difference_update(selected)
         if self._units:
             self._units.started(selected)
+            self._unbooked.update((job, more) for job in selected if (more := self._beyond_booked(job)))
         self._set_alarm(closed, now)
         return selected
 
@@ -63,7 +73,8 @@ class Scheduler(SchedulerBase):
         if self._units and self._units.learn():
             self._ready.reorder()
         regrouped = bool(self._units and self._units.regrouped())
-        if names != self._names or regrouped:
+        learnt = bool(self._units and self._units.need_more(names))
+        if names != self._names or regrouped or learnt:
             # Demands are counted in the resources and breakers there are.
             self._names = names
             self._forget(self._known)
@@ -84,11 +95,12 @@ class Scheduler(SchedulerBase):
         if not self._units or not targets:
             self._ready.add(job, self._kind(job, sizes))
             return
+        self._units.renew(job)
         outlook = self._units.outlook(job, targets)
         if outlook.not_before > clock.steady():
             self._waiting[job] = outlook.not_before
         else:
-            self._ready.add(job, self._kind(job, sizes, job.name, outlook.scopes))
+            self._ready.add(job, self._kind(job, sizes, job.name, outlook))
 
     def _end_waits(self, sizes: Sizes) -> None:
         now = clock.steady()
@@ -104,10 +116,33 @@ class Scheduler(SchedulerBase):
         if times:
             self._alarm.set(min(times))
 
-    def _kind(self, job: Job, sizes: Sizes, rule: str | None = None, scopes: Iterable[str] = ()) -> Kind:
+    def _count_unbooked(self, capacity: dict[str, Any]) -> None:
+        """Take away what running jobs have beyond what Snakemake counts for them."""
+        if not self._unbooked:
+            return
+        there = running(self.dag)
+        self._unbooked = {job: more for job, more in self._unbooked.items() if job in there}
+        for more in self._unbooked.values():
+            for name, amount in more.items():
+                capacity[name] = max(0, capacity.get(name, 0) - amount)
+
+    def _beyond_booked(self, job: Job) -> dict[str, float]:
+        """What a job gets beyond what Snakemake books for it, for it books what the job wanted at first."""
+        booked, gets = job.scheduler_resources, job.resources
+        both = {name: (booked.get(name) or 0, gets.get(name)) for name in self._names if name in booked}
+        return {
+            name: amount - before
+            for name, (before, amount) in both.items()
+            if isinstance(amount, int | float) and amount > before
+        }
+
+    def _kind(self, job: Job, sizes: Sizes, rule: str | None = None, outlook: Outlook = FREE) -> Kind:
         wanted = job.scheduler_resources
+        more = self._beyond_booked(job) if rule else {}
         demand: Demand = tuple(
-            (name, amount) for name in self._names if (amount := wanted.get(name) or 0) > 0
+            (name, amount + more.get(name, 0))
+            for name in self._names
+            if (amount := wanted.get(name) or 0) > 0
         )
         files = [(file, sizes.get(file) or 0) for file in job.input]
         return Kind(
@@ -115,5 +150,6 @@ class Scheduler(SchedulerBase):
             temp_bytes=sum(size for file, size in files if size and file.is_flagged("temp")),
             rule=rule,
             input_bytes=sum(size for _, size in files),
-            demand=demand + tuple((BREAKER + scope, 1) for scope in scopes),
+            demand=demand + tuple((BREAKER + scope, 1) for scope in outlook.scopes),
+            escalated=outlook.escalated,
         )

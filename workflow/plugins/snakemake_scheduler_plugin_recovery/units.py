@@ -6,13 +6,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 from ripresa.journal import clock, records
 from ripresa.journal.paths import Run
 from ripresa.placement.durations import Durations
 from ripresa.placement.withholding import FREE, Outlook, Withholding
+from ripresa.recovery.escalation import Learnt
 
 Job = Any
 """A single or a group job; Snakemake's own classes offer more than their scheduler interface."""
@@ -42,6 +43,9 @@ class Units:
         self._returns: dict[Job, int] = {}
         self._scopes: set[str] = set()
         self._meetings: frozenset[str] = frozenset()
+        self._learnt = Learnt(run)
+        self._learnt.refresh()
+        self._renewing = False
         self.durations = Durations.of(run)
 
     def targets(self, job: Job) -> list[str]:
@@ -98,8 +102,26 @@ class Units:
             until = now + self._withholding.pause * 2**returns
         return outlook._replace(not_before=max(outlook.not_before, clock.steady() + until - now))
 
-    def started(self, jobs: Iterable[Job]) -> None:
+    def need_more(self, names: Container[str]) -> bool:
+        """Whether units have learnt since the last call what others need of these resources."""
+        known = len(self._learnt.notes)
+        if not self._learnt.refresh():
+            return False
+        self._renewing = True
+        return any(resource in names for resource, _, _ in self._learnt.notes[known:])
+
+    def renew(self, job: Job) -> None:
+        """Let Snakemake work out anew what a job takes, once units have learnt something in this call.
+
+        It does so for every attempt, and setting the number of the attempt is how it is told.
+        """
+        if self._renewing:
+            job.attempt = job.attempt
+
+    def started(self, jobs: Sequence[Job]) -> None:
         """Remember which units start now."""
+        for job in jobs:
+            self.renew(job)
         self._started.update(job for job in jobs if job in self._attempts)
 
     def learn(self) -> bool:

@@ -87,7 +87,9 @@ def _row(record: dict[str, Any], changed: list[dict[str, Any]]) -> tuple[str, ..
     host = printable(record.get("host") or "?")
     if outcome in ("released", "adopted"):
         when = record.get("adopted") if outcome == "adopted" else record.get("ended")
-        said = "by hand" if outcome == "released" else "its result counts, nothing ran again"
+        said = "its result counts, nothing ran again"
+        if outcome == "released":
+            said = f"by itself: {printable(record['evidence'])}" if record.get("changed") else "by hand"
         return number, local(when), "", host, outcome, "", said
     began, ended = clock.seconds(record.get("started")), clock.seconds(record.get("ended"))
     kind = printable(record.get("failure_class") or outcome)

@@ -1,33 +1,68 @@
-"""Escalation: what a unit's failures taught about the resources it takes, as a Snakemake resource."""
+"""Escalation: what failures taught about the resources that units take, as a Snakemake resource."""
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ripresa.dsl import run
+from ripresa.dsl.digests import canonical
+from ripresa.dsl.sweeps import SweepError
 from ripresa.journal import attempts
-from ripresa.recovery import policy
+from ripresa.recovery import escalation
 
 if TYPE_CHECKING:
     from ripresa.dsl.units import Units
 
 
 def escalated(
-    units: "Units", resource: str, amount: float, *, limit: float = math.inf
+    units: "Units",
+    resource: str,
+    amount: int,
+    *,
+    limit: float | None = None,
+    like: tuple[str, ...] = (),
 ) -> Callable[[Any], int]:
-    """A resource that grows (or a parameter that shrinks) with the failures that call for it.
+    """A resource that grows, or a parameter that shrinks, with the failures that call for it.
 
-        resources: mem_mb=escalated(units, "mem_mb", 4000, limit=64000)
+        resources: mem_mb=escalated(units, "mem_mb", 4000, limit=64000, like=("size",))
+        shell:     guard("...", resources=("mem_mb",))
 
-    The first attempt gets ``amount``; each failure whose policy has ``changes: {mem_mb: 2.0}`` multiplies
-    it, at most up to ``limit``. Counted from the journal, so it outlives the controller. Results are
-    whole numbers, at least 1.
+    The first attempt gets ``amount``. Each failure whose policy has ``changes: {mem_mb: 2.0}`` multiplies
+    what the attempt had, at most up to ``limit`` (``mem_mb`` without one: what the machine has); a factor
+    below 1 goes down to ``limit`` or 1, and always to a divisor of ``amount``. Where nothing is left to
+    change, the unit goes into quarantine. What a unit was published with is where those units start that
+    equal it in the parameters ``like`` (all units by default). It is read from the journal, so it outlives
+    the controller. Results are whole numbers, at least 1.
+
+    Raises SweepError for an amount or limit that is no positive number, and for parameters that units lack.
     """
-    journal = run.current().run
+    where = f"{units.pattern}: escalated {resource}"
+    for name, number in (("amount", amount), ("limit", limit)):
+        if number is not None and not (isinstance(number, int | float) and number > 0):
+            raise SweepError(where, f"{name} {number!r} is not a positive number")
+    units.targets(**dict.fromkeys(like, ()))  # raises for what is no parameter
+    campaign = run.current()
+    journal = campaign.run
+    entry = {"expression": units.expression, "resource": resource, "first": amount, "limit": limit}
+    campaign.escalated.append(entry)
+    learnt = escalation.Learnt(journal)
+    known: dict[tuple[str, ...], list[float]] = {}
+
+    def shape(parameters: dict[str, Any]) -> tuple[str, ...]:
+        return tuple(canonical(parameters.get(name)) for name in like)
 
     def value(wildcards: Any) -> int:
         target = units.pattern.format(**dict(wildcards.items()))
-        factor = policy.escalation(attempts.read(journal, target), resource)
-        return max(1, int(min(amount * factor, limit)))
+        if learnt.refresh():
+            known.clear()
+            for name, other, worked in learnt.notes:
+                parameters = units.at(other) if name == resource else None
+                if parameters is not None:
+                    known.setdefault(shape(parameters), []).append(worked)
+        own = escalation.asked(attempts.read(journal, target), resource, amount)
+        amounts = [own, *known.get(shape(units.find(wildcards)), ())]
+        # Failures change a resource in one direction only; the furthest is what is known to work.
+        grown = max(amounts)
+        wanted = grown if grown > amount else min(amounts)
+        return escalation.bounded(wanted, amount, limit, shrinks=wanted < amount)
 
     return value

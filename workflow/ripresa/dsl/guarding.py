@@ -37,6 +37,7 @@ def guard(
       output and ``$RIPRESA_PROGRESS`` count, which no livelock lacks.
     - ``scopes``: breaker scopes of the unit by kind, e.g. ``{"workload": "{wildcards.workload}"}``.
     - ``resources``: names of Snakemake resources to record; ``runtime`` (min) also limits the wall clock.
+      The guard puts them where the command says ``{resources.NAME}``: another amount is no other command.
 
     Raises ValueError for an option that no guard would understand.
     """
@@ -66,6 +67,8 @@ def guard(
     words += [f"--name {name}={{output.{name}:q}}" for name in sorted(names)]
     words += ["-- {output:q}", f"<<'{_END}'"]
     text = _OUTPUT.sub(lambda found: f"__RIPRESA_OUTPUT{found.group(1) or ''}__", command)
+    for name in resources:
+        text = re.sub(rf"(?<!{{){{resources\.{name}(?::q)?}}", f"__RIPRESA_RESOURCE.{name}__", text)
     return f"{' '.join(words)}\n{{input:q}}\n{text.strip()}\n{_END}\n"
 
 

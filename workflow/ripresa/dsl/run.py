@@ -32,6 +32,8 @@ class Campaign:
         """Rules in the order in which their jobs follow each other, for the phase events of the run."""
         self.guards: dict[str, dict[str, Any]] = {}
         """Options of guarded commands by the digest of the command."""
+        self.escalated: list[dict[str, Any]] = []
+        """What failures may change: ``expression`` of the targets, ``resource``, ``first`` and ``limit``."""
 
     def start(
         self,
@@ -58,6 +60,8 @@ class Campaign:
         records.write_json(self.run.recovery, policy)
         for digest, options in self.guards.items():
             records.write_json(self.run.guard(digest), options)
+        if self.escalated or os.path.exists(self.run.escalated):
+            records.write_json(self.run.escalated, self.escalated)
         scale = float(policy.get("time_scale", 1.0))
         os.environ["RIPRESA_STALL_S"] = str(float(policy["stall_s"]) * scale)
         os.environ.pop("RIPRESA_LEARN", None)

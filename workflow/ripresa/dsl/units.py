@@ -102,6 +102,10 @@ class Units:
             raise SweepError(target, f"not a configured unit of {self.pattern}{self._example()}")
         return self._units[target]
 
+    def at(self, target: str) -> Parameters | None:
+        """The parameters of the unit with this target, relative to the run; None if there is none."""
+        return self._units.get(target)
+
     def target_of(self, parameters: Mapping[str, Any]) -> str:
         """The target of exactly this parameter set; numbers may be written 1 or 1.0."""
         target = self.pattern.format(**_values(self.pattern, self.names, parameters))
@@ -139,7 +143,8 @@ class Units:
                 raise SweepError(target, f"{both} have the same target; name more in the pattern")
             self._units[target], read[target] = Parameters(point), values
         regexes = {name: _regex(name, {values[name] for values in read.values()}) for name in self.names}
-        matcher = re.compile(_written(self.pattern, regexes, "(?P<{name}>{regex})", "(?P={name})", re.escape))
+        self.expression = _written(self.pattern, regexes, "(?P<{name}>{regex})", "(?P={name})", re.escape)
+        matcher = re.compile(self.expression)
         for target, values in read.items():
             _check_path(target)
             if (found := matcher.fullmatch(target)) is None or found.groupdict() != values:

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 _TEXTS = (
-    "outcome", "decision", "failure_class", "evidence", "not_before", "started", "ended", "session",
+    "outcome", "decision", "failure_class", "evidence", "reason", "not_before", "started", "ended", "session",
     "command_sha256", "output_sha256",
 )  # fmt: skip
-_TABLES = ("outputs", "resources", "changes")
+_TABLES = ("outputs", "resources", "changes", "excluded", "spent", "blamed")
 _MOST = 10**9
 
 

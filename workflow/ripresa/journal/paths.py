@@ -36,6 +36,8 @@ class Run:
         self.controller = self.journal + "/controller.lock"
         self.phases = self.journal + "/phases.json"
         self.notified = self.journal + "/notified.jsonl"
+        self.escalated = self.journal + "/escalated.json"
+        self.learnt = self.journal + "/learnt.jsonl"
 
     def guard(self, digest: str) -> str:
         """The options of a guarded command, where it has any."""

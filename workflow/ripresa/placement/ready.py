@@ -22,6 +22,8 @@ class Kind(NamedTuple):
     """Whose expected duration applies; None if nothing is known about it."""
     input_bytes: int
     demand: Demand
+    escalated: bool = False
+    """Whether others of its kind will learn from it what they need."""
 
 
 class _Stock(Lot, Generic[Job]):
@@ -38,7 +40,8 @@ class _Stock(Lot, Generic[Job]):
 
 
 class Ready(Generic[Job]):
-    """Ready jobs, handed out by priority, temporary files, expected duration and size of the input.
+    """Ready jobs, handed out by priority, what others learn from them, temporary files, expected duration
+    and size of the input.
 
     Where these are equal the demand decides: jobs that want most of what is most free come first, so
     that no resource is left over for the end (the alignment score of the multi-resource packing of
@@ -128,4 +131,4 @@ class Ready(Generic[Job]):
 
     def _preference(self, stock: _Stock[Job]) -> tuple[float, ...]:
         kind = stock.kind
-        return kind.priority, kind.temp_bytes, self._rank(kind.rule), kind.input_bytes
+        return kind.priority, kind.escalated, kind.temp_bytes, self._rank(kind.rule), kind.input_bytes

@@ -24,6 +24,8 @@ class Outlook(NamedTuple):
     """The policy gave it up for this session or for good: one refusal by the guard is final."""
     attempts: int = 0
     """How often it was attempted so far."""
+    escalated: bool = False
+    """It asks for another amount of a resource now, and others of its kind will start with what works."""
 
 
 FREE = Outlook()
@@ -49,7 +51,7 @@ class Withholding:
         ``scopes`` are those it is known to belong to beforehand; ``retried`` says that it was started
         in this session already.
         """
-        not_before, belongs, stopped, attempted = 0.0, set(scopes), False, 0
+        not_before, belongs, stopped, attempted, escalated = 0.0, set(scopes), False, 0, False
         for target in targets:
             record = records.last(self._run.attempts(target)) or {}
             decision = record.get("decision")
@@ -58,6 +60,7 @@ class Withholding:
             if decision == "retry":
                 not_before = max(not_before, self._until(target, record))
                 belongs.update(_scopes(record))
+                escalated |= bool(record.get("changes"))
             elif decision == "refused":
                 stopped |= record.get("session") == self._session
             elif decision == "quarantine":
@@ -67,7 +70,7 @@ class Withholding:
             return Outlook(stopped=True, attempts=attempted)
         self._refresh()
         belongs.update(scope for scope, _ in breaker.covering(self._breakers, belongs))
-        return Outlook(not_before, tuple(sorted(belongs)), attempts=attempted)
+        return Outlook(not_before, tuple(sorted(belongs)), attempts=attempted, escalated=escalated)
 
     def _until(self, target: str, record: dict[str, Any]) -> float:
         """Until when a unit waits, by `clock.steady`: it stands, even if the time of day is set meanwhile."""

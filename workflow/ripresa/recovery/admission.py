@@ -8,7 +8,6 @@ import time
 from ripresa.journal import attempts, clock, records
 from ripresa.journal.events import emit
 from ripresa.recovery import execution
-from ripresa.recovery.adoption import newer
 from ripresa.recovery.unit import Unit
 
 TYPE_CHECKING = False
@@ -25,13 +24,17 @@ def refusal(unit: Unit, last: dict[str, Any]) -> str | None:
     decision, failure_class = last.get("decision"), last.get("failure_class")
     if decision == "refused" and last.get("session") == unit.session:
         return f"given up for this run after attempt {last.get('attempt')} ({failure_class})"
-    same = last.get("command_sha256") == unit.digest
-    ended = clock.seconds(last.get("ended"))
-    if decision == "quarantine" and same and not newer(unit, ended, ended):
-        return (
-            f"in quarantine since attempt {last.get('attempt')} ({failure_class}): {last.get('evidence')}; "
-            f"correct the cause, then `ripresa release {unit.target}`"
-        )
+    if decision == "quarantine":
+        from ripresa.recovery import blame
+
+        changed = blame.changed(unit, last)
+        if not changed:
+            why = last.get("reason") if last.get("spent") else last.get("evidence")
+            return (
+                f"in quarantine since attempt {last.get('attempt')} ({failure_class}): {why}; "
+                f"correct the cause, then `ripresa release {unit.target}`"
+            )
+        blame.release(unit, last, changed)
     return None
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _POLL_S = 0.2
 _KILLED_S = 5.0
 _INTERRUPTED = 20
+_WRITES = (">", ">>", "&>", ">|", ">&")
 _MISSED = 1000
 """A lease that claims to be this many attempts ahead of the records is not believed."""
 
@@ -174,6 +175,17 @@ def newer(unit: Unit, started: float, ended: float) -> bool:
 
     The command may itself have written what it names, but not its inputs.
     """
+    inputs, words = named(unit)
+    return any(_modified(path) > started for path in inputs) or any(
+        _modified(word, files_only=True) > ended for word in words
+    )
+
+
+def named(unit: Unit) -> tuple[list[str], set[str]]:
+    """The input files of a unit, and all words of its command that may name a file or program it uses.
+
+    Not those it redirects its output to.
+    """
     import shlex
 
     try:
@@ -183,11 +195,9 @@ def newer(unit: Unit, started: float, ended: float) -> bool:
         words = list(lexer)
     except ValueError:
         inputs, words = unit.inputs.split(), unit.command.split()
+    words = [word for before, word in zip(["", *words], words, strict=False) if before[:2] not in _WRITES]
     # `--config=FILE` names a file, too. Directories change with every file made in them.
-    named = {*words, *(word.rpartition("=")[2] for word in words)}
-    return any(_modified(path) > started for path in inputs) or any(
-        _modified(word, files_only=True) > ended for word in named
-    )
+    return inputs, {*words, *(word.rpartition("=")[2] for word in words)}
 
 
 def _modified(path: str, *, files_only: bool = False) -> float:

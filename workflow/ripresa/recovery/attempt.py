@@ -166,6 +166,10 @@ def _publish(unit: Unit, record: dict[str, Any], staged: list[str], began: float
     records.append(run.attempts(target), record)
     unit.stall.published(record["silence_s"])
     publish.appear(staged, unit.outputs)
+    if record["attempt"] > 1 and len(unit.resources) > 1:
+        from ripresa.recovery import escalation
+
+        escalation.learn(run, record, attempts.read(run, target)[:-1])
     _close_breakers(unit)
     _unit_end(unit, record, began)
     return True
@@ -222,6 +226,13 @@ def _fail(
             decision="refused",
         )
         unit.say(f"{record['evidence']}; check journal/recovery.json of the run")
+    if record["decision"] == "quarantine":
+        from ripresa.recovery import blame
+
+        try:
+            record["blamed"] = blame.blamed(unit, record, history, failure.read_log(log))
+        except Exception as error:  # nor must one in looking round
+            unit.say(f"only `ripresa release` will end its quarantine: {type(error).__name__}: {error}")
     records.append(run.attempts(target), record)
     _unit_end(unit, record, began)
     if record["decision"] == "retry":
@@ -310,12 +321,14 @@ def _open_log(unit: Unit, log: str) -> None:
 
 
 def _fill(command: str, unit: Unit, staged: list[str]) -> str:
-    """Put the staged paths where the command means its outputs."""
+    """Put the staged paths where the command means its outputs, and amounts where it means its resources."""
     names = {"": " ".join(map(validators.quote, staged))}
     names.update({f"[{number}]": validators.quote(path) for number, path in enumerate(staged)})
     names.update({f".{name}": validators.quote(staged[position]) for name, position in unit.names.items()})
     for name, path in names.items():
         command = command.replace(f"__RIPRESA_OUTPUT{name}__", path)
+    for name, amount in unit.resources.items():
+        command = command.replace(f"__RIPRESA_RESOURCE.{name}__", validators.quote(amount))
     return command
 
 

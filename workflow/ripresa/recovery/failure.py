@@ -9,7 +9,7 @@ from typing import Any
 from ripresa.journal import clock, processes
 from ripresa.journal.events import emit
 from ripresa.journal.paths import Run
-from ripresa.recovery import breaker, policy
+from ripresa.recovery import breaker, escalation, policy
 from ripresa.recovery.classifier import classify
 
 _HEAD, _TAIL = 256 * 1024, 256 * 1024
@@ -105,11 +105,15 @@ def settle(
         session=record["session"],
         now=now,
     )
+    wanted = rules["classes"].get(failure_class, {}).get("changes") or {}
+    decision = escalation.settle(run, record, history, wanted, decision)
     record.update(decision=decision.decision, not_before=decision.not_before)
     if decision.not_before:
         record.update(boot_id=processes.boot_id(), uptime_s=clock.steady())
     if decision.fruitless:
         record["evidence"] = f"{evidence}; {decision.reason}"
+    if decision.decision != "retry":
+        record["reason"] = decision.reason
     if decision.changes:
         record["changes"] = decision.changes
     _tell_breakers(run, record, rules, now)

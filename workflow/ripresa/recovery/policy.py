@@ -193,21 +193,6 @@ def _is_free(policy: Policy, record: Record, session: str | None) -> bool:
     return rule.get("retry") == "yes" and rule.get("counts", True) is not True
 
 
-def escalation(history: list[Record], resource: str) -> float:
-    """The factor by which the failures of a unit have changed one of its resources.
-
-    A unit that has succeeded keeps what it took to do so; one that a person released starts afresh.
-    """
-    factor = 1.0
-    for record in history:
-        change = (record.get("changes") or {}).get(resource)
-        if record.get("outcome") == "released":
-            factor = 1.0
-        elif isinstance(change, int | float):
-            factor *= change
-    return factor
-
-
 def breaker_settings(policy: Policy) -> dict[str, Any]:
     """The figures of the breaker, its time of opening scaled."""
     from ripresa.recovery.breaker import DEFAULTS

@@ -258,10 +258,10 @@ def decided(record: Mapping[str, Any], left: Budget | None, when: str = "soon") 
         how = ", ".join(part for part in (when, changes(record)) if part)
         return f"It is tried again {how}: {words.hope}. {_counted(left)}".rstrip()
     if decision == "quarantine":
-        reason = printable(record.get("reason")) or words.never
+        reason = printable(record.get("reason")) if record.get("spent") else words.never
         return (
-            f"It is in quarantine and not tried again: {reason}. That ends when its command, a file that the "
-            "command names or an input changes, or by hand."
+            f"It is in quarantine and not tried again: {reason}. That ends by itself when its command or "
+            "what the failure blames changes, or by hand."
         )
     if decision == "refused" and record.get("failure_class") == "cancelled":
         return "Nothing is wrong with it: it runs with the next call."
