@@ -33,7 +33,10 @@ def test_an_evaluation_meets_its_goal(name: str) -> None:
 
 
 def test_every_evaluation_says_what_it_measures() -> None:
-    for path in ROOT.glob("evaluation/*.py"):
+    for path in [
+        *ROOT.glob("evaluation/*.py"),
+        *(path.parent for path in ROOT.glob("evaluation/*/__main__.py")),
+    ]:
         done = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{path.name}: {done.stderr}"
         assert "usage" in done.stdout

@@ -1,1 +1,1 @@
-"""Fault injection: a seeded catalogue of faults, real campaigns that meet them, and a judge who knows the truth."""
+"""Fault injection: a seeded catalogue of faults, campaigns that meet them, a judge who knows the truth."""

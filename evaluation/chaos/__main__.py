@@ -1,4 +1,4 @@
-"""Fault injection: faults of every kind against real units, driven by real snakemake calls, judged by the truth.
+"""Fault injection: faults of every kind against real units, run by real snakemake calls, judged by the truth.
 
     python evaluation/chaos [--short] [--seed 1] [--report FILE]
 
@@ -7,7 +7,8 @@ never succeed. Only the judge knows which is which: their plans lie outside of t
 the target exists, validates and equals the reference, and that nobody had to do anything for the unit. The
 schedule of the policy runs in full, its waits shrunk by `time_scale`; times are told at scale 1. In the long
 form plain Snakemake and `--retries 3` meet the same faults, with an oracle as operator whose actions are
-counted, and each part of the recovery is taken out in turn. See docs/recovery.md. Exits 1 if a figure is missed.
+counted, and each part of the recovery is taken out in turn. See docs/recovery.md.
+Exits 1 if a figure is missed.
 """
 
 import argparse

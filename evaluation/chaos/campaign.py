@@ -175,7 +175,7 @@ class Campaign:
         return PLAIN_HEAD + "".join(rules)
 
     def give(self, unit: Unit, amount: int) -> None:
-        """Give a unit of a plain campaign another amount of memory, or another batch, from the next call on."""
+        """Give a unit of a plain campaign another amount of memory or another batch from the next call on."""
         self.given[unit.name] = amount
         self._write("given.json", self.given)
 

@@ -26,7 +26,7 @@ TEXTS = Path(__file__).parent / "texts"
 
 
 class Rule(NamedTuple):
-    """A rule of the campaign: its options of `ripresa.dsl.guard`, and the resource that its units are given."""
+    """A rule of the campaign: its options of `ripresa.dsl.guard`, and the resource its units are given."""
 
     guard: dict[str, object]
     amount: str = ""
@@ -55,8 +55,9 @@ class Kind:
     ``fault`` is what the command does (see unit.sh), ``cure`` what ends it: ``starts`` (a second attempt is
     enough), ``time`` (an outage), ``amount`` and ``shrink`` (more memory, a smaller batch), ``repair`` (a
     person). ``texts`` are the files of failure texts, ``outside`` what an injector does to the running unit,
-    ``shared`` the name of an outage that all units of the kind have in common, ``rule`` the rule they belong to,
-    beside units of other kinds. ``plain`` says whether the kind exists without Ripresa's guard and journal.
+    ``shared`` the name of an outage that all units of the kind have in common. ``rule`` is the rule they
+    belong to, beside units of other kinds; ``plain`` says whether the kind exists without Ripresa's guard and
+    journal.
     """
 
     name: str
@@ -108,8 +109,10 @@ KINDS = [
     Kind("reset", RECOVERABLE, 22, cure="time", texts=("reset",), what="connection reset"),
     Kind("timed_out", RECOVERABLE, 22, cure="time", texts=("timed_out",), what="connection timed out"),
     Kind("names", RECOVERABLE, 14, cure="time", texts=("names",), what="name resolution fails"),
-    Kind("unavailable", RECOVERABLE, 26, cure="time", texts=("unavailable",), what="service unavailable (503)"),
-    Kind("limited", RECOVERABLE, 18, cure="time", texts=("limited",), what="too many requests (429, Retry-After)"),
+    Kind("unavailable", RECOVERABLE, 26, cure="time", texts=("unavailable",),
+         what="service unavailable (503)"),
+    Kind("limited", RECOVERABLE, 18, cure="time", texts=("limited",),
+         what="too many requests (429, Retry-After)"),
     Kind("communication", RECOVERABLE, 22, cure="time", texts=("communication",),
          what="collective communication fails (NCCL, gloo, MPI)"),
     Kind("file_system", RECOVERABLE, 18, cure="time", texts=("file_system",), what="file system hiccup"),
@@ -120,11 +123,13 @@ KINDS = [
          rule="device1", what="failure on one device only"),
     Kind("node", RECOVERABLE, 18, texts=("node",), what="node lost or job preempted (texts)"),
     # Processes
-    Kind("kill_command", RECOVERABLE, 24, fault="outside", outside="kill_command", what="SIGKILL of the command"),
+    Kind("kill_command", RECOVERABLE, 24, fault="outside", outside="kill_command",
+         what="SIGKILL of the command"),
     Kind("kill_guard", RECOVERABLE, 24, fault="outside", outside="kill_guard", plain=False,
          what="SIGKILL of the guard"),
     Kind("hang", RECOVERABLE, 26, fault="hang", rule="watched", what="hang, no sign of life"),
-    Kind("stopped", RECOVERABLE, 20, fault="outside", outside="stop", rule="watched", what="stopped (SIGSTOP)"),
+    Kind("stopped", RECOVERABLE, 20, fault="outside", outside="stop", rule="watched",
+         what="stopped (SIGSTOP)"),
     Kind("livelock", RECOVERABLE, 24, fault="livelock", rule="counted",
          what="chatty livelock, declared counter stands still"),
     Kind("segments", RECOVERABLE, 12, fault="segments", steps=12, rule="timed",
@@ -139,10 +144,11 @@ KINDS = [
     Kind("empty", RECOVERABLE, 16, fault="empty", what="exit 0, output empty"),
     Kind("missing", RECOVERABLE, 14, fault="missing", what="exit 0, output missing"),
     Kind("foreign", RECOVERABLE, 14, fault="foreign", what="exit 0, output is an error page"),
-    Kind("partial", RECOVERABLE, 10, fault="partial", rule="checked", what="exit 0, output valid but not complete"),
+    Kind("partial", RECOVERABLE, 10, fault="partial", rule="checked",
+         what="exit 0, output valid but not complete"),
     # Files of the journal and the clock: injected while the unit waits for its retry
     *(
-        Kind(name, RECOVERABLE, number, cure="starts", texts=("timed_out",), outside=name, plain=False, what=what)
+        Kind(name, RECOVERABLE, number, texts=("timed_out",), outside=name, plain=False, what=what)
         for name, number, what in (
             ("torn_attempts", 12, "torn attempt record"),
             ("torn_events", 6, "torn event file"),
@@ -171,7 +177,8 @@ KINDS = [
     # Controls: must be left alone
     Kind("plain", HEALTHY, 90, fault="none", cure="none", what="healthy, rule work"),
     *(
-        Kind(f"plain_{rule}", HEALTHY, number, fault="none", cure="none", rule=rule, what=f"healthy, rule {rule}")
+        Kind(f"plain_{rule}", HEALTHY, number, fault="none", cure="none", rule=rule,
+             what=f"healthy, rule {rule}")
         for rule, number in (("large", 8), ("training", 8), ("checked", 6), ("timed", 6), ("archive", 6))
     ),
     Kind("slow", HEALTHY, 40, fault="slow", cure="none", steps=20, rule="counted",
@@ -187,7 +194,7 @@ KINDS = [
 """Kinds of the mixed campaign. ``number`` is how many units the long form has."""
 
 STEADY = Kind("steady", RECOVERABLE, 0, fault="none", cure="none", what="")
-"""Units of the campaigns whose controller or disk fails; what strikes them decides under which name they count."""
+"""Units of the campaigns whose controller or disk fails; what strikes them decides as what they count."""
 
 
 def plan(rng: random.Random, kind: Kind, number: int, time_scale: float) -> Unit:
@@ -235,7 +242,7 @@ _TOOLS = (
 
 
 def outage_min(rng: random.Random) -> float:
-    """How long an outage lasts, in min at scale 1: 85 % are over within 4.5, 11 % within 18, 4 % within 55."""
+    """How long an outage lasts, in min at scale 1: 85 % end within 4.5, 11 % within 18, 4 % within 55."""
     draw = rng.random()
     low, high = (0.2, 4.5) if draw < 0.85 else (4.5, 18.0) if draw < 0.96 else (18.0, 55.0)
     return rng.uniform(low, high)
@@ -254,7 +261,7 @@ def _text(rng: random.Random, kind: Kind, number: int, after: int) -> tuple[int,
         "port": str(rng.choice((8080, 8443, 9000, 5671, 27017))),
         "n": str(rng.randrange(1000, 99999)),
         "node": f"n{rng.randrange(1, 400):03}",
-        "path": f"/work/{rng.choice(('survey', 'imaging', 'genomes', 'climate'))}/{rng.randrange(2020, 2027)}",
+        "path": f"/work/{rng.choice(('survey', 'imaging', 'genomes'))}/{rng.randrange(2020, 2027)}",
         "after": str(after),
     }
     filled = Template(text).safe_substitute(names)

@@ -175,7 +175,7 @@ def small_disk(directory: Path) -> Iterator[bool]:
 def fill_disk(
     directory: Path, *, seed: int, time_scale: float, number: int
 ) -> tuple[Campaign, Struck, Oracle]:
-    """Fill the disk of a running campaign for some minutes of scale 1: outputs do not fit, the journal just does."""
+    """Fill the disk of a running campaign for some minutes of scale 1: only the journal still fits."""
     units = catalogue.steady(seed, number, time_scale, work_s=0.5, pad=OUTPUT_KB * 1024)
     campaign = Campaign(directory, units, time_scale=time_scale, cores=SLOTS)
     oracle = Oracle(campaign, patience_s=60)

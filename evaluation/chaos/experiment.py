@@ -1,4 +1,4 @@
-"""The experiments: ours on everything, plain Snakemake and ``--retries 3`` on the same faults, and ablations."""
+"""The experiments: Ripresa on everything, plain Snakemake and ``--retries 3`` on the same, ablations."""
 
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""Faults from outside: processes killed and stopped, files torn, clocks that jumped, while a campaign runs."""
+"""Faults from outside while a campaign runs: processes killed and stopped, files torn, clocks that jumped."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""The judge: what became of every unit, from the ledger of the commands, the truth, and the events of the run."""
+"""The judge: what became of every unit, by the ledger of the commands, the truth and the events."""
 
 import math
 import os
@@ -28,8 +28,8 @@ class Moments(NamedTuple):
 class Story:
     """What happened to one unit.
 
-    ``struck`` is when its fault happened (None: never), ``right`` whether its target holds what it must in the
-    end, ``helped`` whether a person had to do something for it. Times at scale 1 are in min.
+    ``struck`` is when its fault happened (None: never), ``right`` whether its target holds what it must in
+    the end, ``helped`` whether a person had to do something for it. Times at scale 1 are in min.
     """
 
     unit: Unit
@@ -73,7 +73,7 @@ def quantile(values: Iterable[float], share: float) -> float:
 
 
 class Watch(threading.Thread):
-    """Looks at all targets as long as a campaign lasts: whatever has a target's name must be right at all times."""
+    """Looks at all targets while a campaign lasts: what has a target's name must be right at all times."""
 
     def __init__(self, campaign: Campaign) -> None:
         super().__init__(daemon=True)
@@ -229,7 +229,7 @@ def _fault(unit: Unit, entries: list[Entry], broken: list[Event], struck: dict[s
 
 
 def _waits(history: list[Event], events: list[Event], entries: list[Entry]) -> dict[int, float]:
-    """How long the policy made each attempt's successor wait, in s: from the end of the attempt by its record.
+    """How long the policy made each attempt's successor wait, in s, from the recorded end of the attempt.
 
     Where the record was torn away, from the last word of the command.
     """

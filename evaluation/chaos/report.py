@@ -14,7 +14,7 @@ AUTOMATIC = ("call", "kill", "stop", "unlock", "delete", "resize", "release")
 
 
 class Outcome(NamedTuple):
-    """What came of some campaigns run in one way. ``false_success``: targets that were wrong at any moment."""
+    """What came of some campaigns run in one way; ``false_success``: targets that ever were wrong."""
 
     name: str
     stories: list[Story]
