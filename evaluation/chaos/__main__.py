@@ -26,6 +26,7 @@ from chaos.experiment import ABLATIONS, Bench  # noqa: E402
 
 TIME_SCALE = 0.01
 SHORT_SHARE, ABLATION_SHARE = 0.1, 0.2
+ROUNDS = 2
 
 
 def main() -> int:
@@ -47,28 +48,33 @@ def main() -> int:
 
 
 def experiments(bench: Bench, arguments: argparse.Namespace, began: float) -> int:
-    """Run what the form asks for, print the tables and the verdict."""
+    """Run what the form asks for, print each table as soon as it is known, then the verdict."""
     short = arguments.short
+    tables: list[str] = []
+
+    def show(text: str) -> None:
+        print(f"\n{text}", flush=True)
+        tables.append(text)
+        if arguments.report:
+            Path(arguments.report).write_text("\n".join(tables))
+
     parts = [
         bench.mixed("mixed", share=SHORT_SHARE if short else 1.0),
-        bench.controllers("controllers", rounds=1 if short else 2),
+        bench.controllers("controllers", rounds=1 if short else ROUNDS),
     ]
     disk = bench.disk("disk", number=20 if short else 40)
     ours = report.joined("Ripresa", [*parts, *([disk] if disk else [])])
-    texts = {"faults": report.kinds_table(ours), "others": report.others_table(ours)}
+    show(report.kinds_table(ours))
+    show(report.others_table(ours))
+    if disk is None:
+        show("NOT SHOWN: a full disk, for no small file system can be mounted here (that needs root).\n")
+    print(report.misjudged(ours), flush=True)
     compared = []
     if not short:
         compared = [report.joined("Ripresa", parts), *(_compared(bench, *way) for way in WAYS)]
-        texts["actions"] = report.actions_table(compared)
+        show(report.actions_table(compared))
         variants = [bench.mixed(name, share=ABLATION_SHARE, **given) for name, given in ABLATIONS.items()]
-        texts["ablations"] = report.ablations_table(variants)
-    text = "\n".join(texts.values())
-    if disk is None:
-        text += "\nNOT SHOWN: a full disk, for no small file system can be mounted here (that needs root).\n"
-    print(text)
-    print(report.misjudged(ours))
-    if arguments.report:
-        Path(arguments.report).write_text(text)
+        show(report.ablations_table(variants))
     verdict = report.judge(ours, compared, long=not short)
     if not short:
         verdict.most("minutes that all this took", (time.monotonic() - began) / 60, 40, ".1f")
@@ -82,7 +88,7 @@ def _compared(bench: Bench, name: str, mode: str) -> report.Outcome:
     """The same faults without Ripresa, as far as they exist without its guard and journal."""
     parts = [
         bench.mixed(f"mixed {mode}", share=1.0, mode=mode, only_plain=True),
-        bench.controllers(f"controllers {mode}", rounds=2, mode=mode),
+        bench.controllers(f"controllers {mode}", rounds=ROUNDS, mode=mode),
     ]
     return report.joined(name, parts)
 
