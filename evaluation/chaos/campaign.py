@@ -1,8 +1,10 @@
 """Campaigns of units that fail, laid out in a directory of their own and run by the real snakemake."""
 
+import contextlib
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -200,9 +202,20 @@ class Campaign:
         call = [sys.executable, "-m", "snakemake", "--unlock", "--workflow-profile", "none", "--cores", "1"]
         subprocess.run(call, cwd=self.directory, capture_output=True, check=True)
 
+    def kill(self, pid: int, number: int = signal.SIGKILL, *, whole: bool = False) -> None:
+        """Send a signal to a command that may be gone already, or to its whole process group.
+
+        A command without a guard has no group of its own.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            if whole and self.mode == OURS:
+                os.killpg(os.getpgid(pid), number)
+            else:
+                os.kill(pid, number)
+
     def release(self, units: Sequence[Unit]) -> None:
         """`ripresa release`, once for all these units."""
-        call = [Path(sys.executable).with_name("ripresa"), "release", "--run", "chaos"]
+        call = [str(Path(sys.executable).with_name("ripresa")), "release", "--run", "chaos"]
         subprocess.run(
             [*call, *(u.target for u in units)], cwd=self.directory, capture_output=True, check=False
         )

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,20 +141,20 @@ def unfinished(campaign: Campaign, ledger: Ledger) -> list[Unit]:
 def reboot(campaign: Campaign, ledger: Ledger, owners: Mapping[str, dict[str, Any] | None]) -> None:
     """What a reboot leaves: no process, and leases that name a boot that is over."""
     for unit in unfinished(campaign, ledger):
-        with contextlib.suppress(ProcessLookupError):
-            pid = ledger.of[unit.name][-1].pid
-            (os.killpg if campaign.mode == OURS else os.kill)(
-                os.getpgid(pid) if campaign.mode == OURS else pid, signal.SIGKILL
-            )
+        campaign.kill(ledger.of[unit.name][-1].pid, whole=True)
     if campaign.mode != OURS:
         return
     for name, owner in owners.items():
         path = campaign.run.lease(campaign.by_name[name].target)
-        wait_for(lambda path=path: not leases.held(path), "the end of what was killed", 10)
+        wait_for(partial(_free, path), "the end of what was killed", 10)
         if owner and os.path.exists(path):
             records.write_json(path, {**owner, "boot_id": "of an earlier boot"})
     holder = json.loads(Path(campaign.run.controller).read_bytes() or b"{}")
     Path(campaign.run.controller).write_text(json.dumps({**holder, "boot_id": "of an earlier boot"}))
+
+
+def _free(lease: str) -> bool:
+    return not leases.held(lease)
 
 
 @contextlib.contextmanager

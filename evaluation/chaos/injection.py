@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from chaos.campaign import OURS, Campaign
+from chaos.campaign import Campaign
 from chaos.catalogue import Unit
 from chaos.ledger import Entry, Ledger
 from ripresa.journal import clock, leases, records
@@ -66,13 +66,11 @@ class Injector(threading.Thread):
         return now - entry.at > unit.kind.long_s
 
     def _kill_command(self, unit: Unit, entry: Entry) -> bool:
-        whole = self.campaign.mode == OURS and unit.number % 2
-        (os.killpg if whole else os.kill)(os.getpgid(entry.pid) if whole else entry.pid, signal.SIGKILL)
+        self.campaign.kill(entry.pid, whole=bool(unit.number % 2))
         return True
 
     def _halt(self, unit: Unit, entry: Entry) -> bool:
-        whole = self.campaign.mode == OURS and unit.number % 2
-        (os.killpg if whole else os.kill)(os.getpgid(entry.pid) if whole else entry.pid, signal.SIGSTOP)
+        self.campaign.kill(entry.pid, signal.SIGSTOP, whole=bool(unit.number % 2))
         return True
 
     def _guard(self, unit: Unit) -> int | None:

@@ -3,7 +3,7 @@
 import math
 import os
 import threading
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -112,7 +112,6 @@ class Timeline:
 
     of: dict[str, list[Event]] = field(default_factory=lambda: defaultdict(list))
     open: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
-    opened: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def read(cls, campaign: Campaign) -> "Timeline":
@@ -121,10 +120,9 @@ class Timeline:
             kind, at = event.get("type"), clock.seconds(event.get("ts"))
             if isinstance(event.get("target"), str):
                 line.of[event["target"]].append(event | {"at": at})
-            scope = event.get("scope")
+            scope = str(event.get("scope"))
             if kind == "breaker_opened":
                 line.open[scope].append((at, clock.seconds(event.get("until"))))
-                line.opened[scope] += 1
             elif kind == "breaker_closed" and line.open[scope]:
                 began, until = line.open[scope][-1]
                 line.open[scope][-1] = began, min(until, at)

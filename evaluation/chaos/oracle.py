@@ -103,11 +103,10 @@ class Oracle:
             newest = entries[-1]
             if not hangs or newest.what not in ("fault", "ready") or newest.pid in self._killed:
                 continue
-            if now - newest.at > self.patience_s:
+            if now - newest.at > self.patience_s and os.path.exists(f"/proc/{newest.pid}"):
                 self._killed.add(newest.pid)
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(newest.pid, signal.SIGKILL)
-                    self._act("kill", unit)
+                self.campaign.kill(newest.pid)
+                self._act("kill", unit)
 
     def _act(self, what: str, unit: Unit) -> None:
         permanent = unit.kind.truth in (PERMANENT, LASTING)
