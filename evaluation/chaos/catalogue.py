@@ -33,8 +33,7 @@ class Rule(NamedTuple):
 
 
 RULES = {
-    "work": Rule({}),
-    "watched": Rule({"stall": STALL_S}),
+    "work": Rule({"stall": STALL_S}),
     "counted": Rule({"stall": STALL_S, "progress": "counter:$RIPRESA_PROGRESS"}),
     "timed": Rule({"wall": 2.0}),
     "checked": Rule({"validate": "json:schema.json"}),
@@ -127,10 +126,10 @@ KINDS = [
          what="SIGKILL of the command"),
     Kind("kill_guard", RECOVERABLE, 24, fault="outside", outside="kill_guard", plain=False,
          what="SIGKILL of the guard"),
-    Kind("hang", RECOVERABLE, 26, fault="hang", rule="watched", what="hang, no sign of life"),
-    Kind("stopped", RECOVERABLE, 20, fault="outside", outside="stop", rule="watched",
+    Kind("hang", RECOVERABLE, 26, fault="hang", what="hang, no sign of life"),
+    Kind("stopped", RECOVERABLE, 20, fault="outside", outside="stop",
          what="stopped (SIGSTOP)"),
-    Kind("livelock", RECOVERABLE, 24, fault="livelock", rule="counted",
+    Kind("livelock", RECOVERABLE, 18, fault="livelock", rule="counted",
          what="chatty livelock, declared counter stands still"),
     Kind("segments", RECOVERABLE, 12, fault="segments", steps=12, rule="timed",
          what="time limit, resumed from its checkpoint"),
@@ -179,13 +178,15 @@ KINDS = [
     *(
         Kind(f"plain_{rule}", HEALTHY, number, fault="none", cure="none", rule=rule,
              what=f"healthy, rule {rule}")
-        for rule, number in (("large", 8), ("training", 8), ("checked", 6), ("timed", 6), ("archive", 6))
+        for rule, number in (
+            ("large", 12), ("training", 12), ("checked", 8), ("timed", 8), ("archive", 6), ("counted", 20),
+        )
     ),
-    Kind("slow", HEALTHY, 40, fault="slow", cure="none", steps=20, rule="counted",
+    Kind("slow", HEALTHY, 36, fault="slow", cure="none", steps=20, rule="counted",
          what="slow but progressing, longer than the limit"),
-    Kind("silent", HEALTHY, 36, fault="silent", cure="none", long_s=4.0, rule="watched",
+    Kind("silent", HEALTHY, 30, fault="silent", cure="none", long_s=4.0,
          what="silent but healthy, below the limit"),
-    Kind("computing", HEALTHY, 16, fault="computing", cure="none", steps=30, rule="watched",
+    Kind("computing", HEALTHY, 16, fault="computing", cure="none", steps=30,
          what="silent but computing, longer than the limit"),
     Kind("warned", HEALTHY, 36, fault="warned", cure="none", texts=("warned",), what="alarming log, exit 0"),
     Kind("device_other", HEALTHY, 12, fault="none", cure="none", rule="device0",
