@@ -13,7 +13,6 @@ import pytest
 
 from conftest import overlapping, wait_until
 from ripresa.journal import clock, leases, processes, publish, records, state
-from ripresa.placement.withholding import Withholding
 from ripresa.recovery import validators
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -667,20 +666,6 @@ def test_a_backoff_is_waited_for(guard):
     assert len(guard.records) == 1
     assert guard("echo 1 > {output}") == 0
     assert clock.seconds(guard.last["started"]) >= clock.seconds(guard.records[0]["not_before"])
-
-
-@pytest.mark.parametrize("days", [1, -1])
-def test_a_clock_that_was_wrong_makes_nobody_wait_for_days(guard, days):
-    """The record is what a clock wrote that was a day ahead, or behind, and has been set right since."""
-    guard.policy(time_scale=1.0)
-    assert fail(guard) == 1
-    times = {
-        name: clock.iso(clock.seconds(guard.last[name]) + days * 86400) for name in ("ended", "not_before")
-    }
-    records.write_lines(guard.run.attempts("out.txt"), [{**guard.last, **times}])
-    assert Withholding(guard.run, "one").outlook(["out.txt"]).not_before <= time.time()
-    assert state.state_of(guard.run, "out.txt").state == "PENDING"
-    assert guard("echo 1 > {output}", RIPRESA_SCHEDULER="recovery") == 0
 
 
 def test_a_backoff_can_be_cut_short_by_a_stop(guard):

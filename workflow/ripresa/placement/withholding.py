@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from ripresa.journal import attempts, records
+from ripresa.journal import attempts, clock, records
 from ripresa.journal.paths import Run
 from ripresa.recovery import breaker, policy
 
