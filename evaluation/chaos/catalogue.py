@@ -174,7 +174,7 @@ KINDS = [
         )
     ),
     # Controls: must be left alone
-    Kind("plain", HEALTHY, 90, fault="none", cure="none", what="healthy, rule work"),
+    Kind("plain", HEALTHY, 300, fault="none", cure="none", what="healthy, rule work"),
     *(
         Kind(f"plain_{rule}", HEALTHY, number, fault="none", cure="none", rule=rule,
              what=f"healthy, rule {rule}")
@@ -224,7 +224,7 @@ def plan(rng: random.Random, kind: Kind, number: int, time_scale: float) -> Unit
             # The service knows when it will have time again.
             span_min = after / 60 * rng.uniform(0.5, 0.95)
     if kind.shared:
-        span_min = 3.0
+        span_min = 4.5
     variables["span"] = round(span_min * 60e6 * time_scale)
     if kind.fault == "memory":
         need = rng.randrange(BASE_MEMORY_MB + 8, MOST_MEMORY_MB // 2 + 64)

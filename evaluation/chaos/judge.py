@@ -108,7 +108,7 @@ class Watch(threading.Thread):
 
 @dataclass
 class Timeline:
-    """The events of a run by target, and when breakers were open."""
+    """The events of a run by target, and when breakers were open until their time was over."""
 
     of: dict[str, list[Event]] = field(default_factory=lambda: defaultdict(list))
     open: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
@@ -123,9 +123,9 @@ class Timeline:
             scope = str(event.get("scope"))
             if kind == "breaker_opened":
                 line.open[scope].append((at, clock.seconds(event.get("until"))))
-            elif kind == "breaker_closed" and line.open[scope]:
-                began, until = line.open[scope][-1]
-                line.open[scope][-1] = began, min(until, at)
+            elif kind == "breaker_closed" and line.open[scope] and at < line.open[scope][-1][1]:
+                # A unit that was running was published: execution decided how long this took.
+                line.open[scope].pop()
         return line
 
     def shrunk_s(
@@ -134,8 +134,9 @@ class Timeline:
         """What has to be added to the real seconds between two moments to have those at scale 1.
 
         The waits of the schedule are shrunk by ``time_scale``: those that the policy decided (``waits``, in s
-        by attempt), and after them the time for which a breaker of the unit is open. So is the stall limit
-        that the rules declare. All else takes what it takes: execution, detection, the queue for a slot.
+        by attempt), and after them the time for which a breaker of the unit is open, unless a publication
+        closed it before its time. So is the stall limit that the rules declare. All else takes what it takes:
+        execution, detection, the queue for a slot.
         """
         more = 0.0
         scopes = [f"host:{os.uname().nodename}"]
