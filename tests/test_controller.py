@@ -61,6 +61,17 @@ def test_a_second_controller_is_refused_and_disturbs_nothing(campaign):
     assert sorted(campaign.executions()) == ["quick", "slow"]
 
 
+def test_what_failed_early_is_tried_again_before_what_never_began(campaign):
+    names = [f"n{k}" for k in range(20)]
+    campaign.units(**dict.fromkeys(names, 1))
+    for name in names:
+        campaign.does(name, 'if mkdir failed 2> /dev/null; then rm "$3"; exit 0; fi; sleep 0.3')
+    assert campaign() == 0
+    executions = campaign.executions()
+    (failed,) = [name for name in names if executions.count(name) == 2]
+    assert len(executions) - executions[::-1].index(failed) <= 14, executions
+
+
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_killed_and_called_again(campaign, whole_group):
     """With its children alive the unit is adopted; without, it is interrupted and runs again."""

@@ -175,6 +175,8 @@ def ready_with(kinds, **arguments):
     ("first", "second"),
     [
         (kind(priority=1), kind(temp=9, size=9)),
+        (kind(priority=1), kind()._replace(again=True)),
+        (kind()._replace(again=True), kind(temp=2, size=9)),
         (kind(temp=2), kind(rule="long", size=9)),
         (kind(rule="long"), kind(rule="short", size=9)),
         (kind(size=2), kind(size=1)),

@@ -152,4 +152,5 @@ class Scheduler(SchedulerBase):
             input_bytes=sum(size for _, size in files),
             demand=demand + tuple((BREAKER + scope, 1) for scope in outlook.scopes),
             escalated=outlook.escalated,
+            again=outlook.attempts > 0,
         )

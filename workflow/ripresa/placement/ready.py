@@ -24,6 +24,8 @@ class Kind(NamedTuple):
     demand: Demand
     escalated: bool = False
     """Whether others of its kind will learn from it what they need."""
+    again: bool = False
+    """Whether it was attempted before: what failed early would else come after all that never began."""
 
 
 class _Stock(Lot, Generic[Job]):
@@ -40,8 +42,8 @@ class _Stock(Lot, Generic[Job]):
 
 
 class Ready(Generic[Job]):
-    """Ready jobs, handed out by priority, what others learn from them, temporary files, expected duration
-    and size of the input.
+    """Ready jobs, handed out by priority, what others learn from them, earlier attempts, temporary files,
+    expected duration and size of the input.
 
     Where these are equal the demand decides: jobs that want most of what is most free come first, so
     that no resource is left over for the end (the alignment score of the multi-resource packing of
@@ -131,4 +133,11 @@ class Ready(Generic[Job]):
 
     def _preference(self, stock: _Stock[Job]) -> tuple[float, ...]:
         kind = stock.kind
-        return kind.priority, kind.escalated, kind.temp_bytes, self._rank(kind.rule), kind.input_bytes
+        return (
+            kind.priority,
+            kind.escalated,
+            kind.again,
+            kind.temp_bytes,
+            self._rank(kind.rule),
+            kind.input_bytes,
+        )
