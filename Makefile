@@ -20,7 +20,8 @@ test: $(READY)
 
 # The tier that measures and kills for minutes.
 slow: $(READY)
-	pytest -m slow $(ARGS)
+	pytest -n 2 --dist loadfile -m "slow and not quiet" $(ARGS)
+	pytest -m quiet $(ARGS)
 
 lint: $(READY)
 	ruff check

@@ -572,6 +572,7 @@ def test_a_repetition_gives_a_valid_result_with_samples(workload, tmp_path, fing
 
 
 @pytest.mark.slow
+@pytest.mark.quiet
 @pytest.mark.parametrize("workload", registry.MODULES)
 def test_the_low_preset_takes_seconds(workload, tmp_path, fingerprint_file):
     installed(workload)

@@ -21,10 +21,13 @@ SHORT = {
     "state": [],
     "waiting": ["--rounds", "1"],
 }
+TIMED = {"availability", "guard_cost", "state", "waiting"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SHORT)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.quiet] if name in TIMED else []) for name in SHORT]
+)
 def test_an_evaluation_meets_its_goal(name: str) -> None:
     command = [sys.executable, ROOT / "evaluation" / f"{name}.py", *SHORT[name]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
