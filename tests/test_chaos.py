@@ -84,6 +84,7 @@ def test_times_at_scale_1_stretch_waits_and_nothing_else():
 
 
 @pytest.mark.slow
+@pytest.mark.quiet
 def test_the_short_form_meets_its_figures(tmp_path):
     report = tmp_path / "report.md"
     call = [sys.executable, SUITE, "--short", "--report", report]

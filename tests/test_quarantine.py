@@ -51,6 +51,8 @@ UNITS = {
     "code": "echo \"NameError: name 'x' is not defined\"; exit 1",
     "module": """python scripts/uses.py""",
     "configuration": 'grep -q right $2 || { echo "tool: error: unrecognized arguments: --foo"; exit 2; }',
+    "absent": """test -e conf/late.yaml || {
+        echo "error: conf/late.yaml: No such file or directory"; exit 1; }""",
     "data": 'grep -q right $1 || { echo "zlib.error: Error -3 while decompressing data"; exit 1; }',
     "environment": "frobnicate",
     "variable": 'test -n "${API_TOKEN:-}" || { echo "ImportError: API_TOKEN is not set"; exit 1; }',
@@ -60,7 +62,7 @@ UNITS = {
     "numerical_data": 'grep -q right $1 || { echo "FloatingPointError: loss is NaN"; exit 1; }',
     "numerical_value": '[ $3 = right ] || { echo "FloatingPointError: loss is NaN"; exit 1; }',
 }
-CLASSES = {"module": "code", "variable": "environment"}
+CLASSES = {"module": "code", "absent": "configuration", "variable": "environment"}
 
 
 class Place:
@@ -140,6 +142,7 @@ def test_each_class_ends_its_quarantine_by_what_it_blames_and_by_nothing_else(tm
     place.script("code", "true")
     place.write("scripts/helper.py", "def compute():\n    pass\n")
     place.write("conf/configuration.yaml", "right\n")
+    place.write("conf/late.yaml", "")
     place.write("data/data.txt", "right\n")
     place.write("bin/frobnicate", "#!/bin/sh\n").chmod(0o755)
     place.environment["API_TOKEN"] = "secret"
@@ -155,6 +158,7 @@ def test_each_class_ends_its_quarantine_by_what_it_blames_and_by_nothing_else(tm
         "code": ["scripts/code.sh"],
         "module": [str(tmp_path / "scripts/helper.py")],
         "configuration": ["conf/configuration.yaml"],
+        "absent": ["conf/late.yaml"],
         "data": ["data/data.txt"],
         "environment": ["program frobnicate"],
         "variable": ["variable API_TOKEN"],

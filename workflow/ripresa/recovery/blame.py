@@ -70,10 +70,12 @@ def blamed(unit: Unit, record: dict[str, Any], history: list[dict[str, Any]], lo
     words = [word for word in _WORD.findall(str(record.get("evidence"))) if "." in word or "/" in word]
     journal = os.path.abspath(unit.run.journal) + os.sep
     outputs = {os.path.abspath(output) for output in unit.outputs}
+    # What is not there may be what is missing.
+    absent = {word for word in words if "/" in word and not os.path.lexists(word)}
     named = {
         path
         for path in (*found, *words)
-        if os.path.isfile(path)
+        if (os.path.isfile(path) or path in absent)
         and not os.path.abspath(path).startswith(journal)
         and os.path.abspath(path) not in outputs
     }
