@@ -9,11 +9,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_TEXTS = (
+_TEXTS = {
     "outcome", "decision", "failure_class", "evidence", "reason", "not_before", "started", "ended", "session",
     "command_sha256", "output_sha256",
-)  # fmt: skip
-_TABLES = ("outputs", "resources", "changes", "excluded", "spent", "blamed")
+}  # fmt: skip
+_TABLES = {"outputs", "resources", "changes", "excluded", "spent", "blamed"}
 _MOST = 10**9
 
 
@@ -53,12 +53,13 @@ def _sound(record: dict[str, Any]) -> dict[str, Any] | None:
     number = record.get("attempt")
     if not isinstance(number, int) or isinstance(number, bool) or not 0 < number < _MOST:
         return None
-    for name in _TEXTS:
-        if not isinstance(record.get(name, ""), str):
-            record[name] = None
-    for name in _TABLES:
-        if not isinstance(record.get(name, {}), dict):
-            record[name] = None
+    wrong = [
+        name
+        for name, value in record.items()
+        if (name in _TEXTS and not isinstance(value, str))
+        or (name in _TABLES and not isinstance(value, dict))
+    ]
+    record.update(dict.fromkeys(wrong))
     scopes = record.get("scopes")
     record["scopes"] = [s for s in scopes if isinstance(s, str)] if isinstance(scopes, list) else []
     return record

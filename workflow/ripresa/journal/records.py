@@ -68,7 +68,7 @@ def parse(line: bytes) -> dict[str, Any] | None:
     import json
 
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode())  # of bytes it would guess the encoding
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

@@ -94,14 +94,20 @@ def _born(run: Run, units: dict[str, dict[str, Any]]) -> set[str]:
 
 
 def _attempted(run: Run) -> list[str]:
-    """The targets with attempt records."""
+    """The targets with attempt records. (`os.walk` takes twice the time, and folders may be many.)"""
     root = f"{run.journal}/attempts"
-    return [
-        f"{directory}/{name}"[len(root) + 1 : -len(".jsonl")]
-        for directory, _, names in os.walk(root)
-        for name in names
-        if name.endswith(".jsonl")
-    ]
+    found, folders = [], [root]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif entry.name.endswith(".jsonl"):
+                        found.append(entry.path[len(root) + 1 : -len(".jsonl")])
+        except OSError:
+            continue
+    return found
 
 
 def _claimed(run: Run) -> dict[str, dict[str, Any] | None]:
