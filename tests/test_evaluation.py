@@ -16,7 +16,7 @@ SHORT = {
     # The quality and speed of stacks need many large frames and Siril: stacking_quality.py, stacking_real.py
     # and stacking_speed.py are for the hand.
     "stacking_faults": [*SMALL_STACK, "--mode", "full", "--every", "14"],
-    # The machine does other things beside the tests, so restarts and `status` get more time than they need alone.
+    # The machine does other things beside the tests, so these get more time than they need alone.
     "stacking_restart": [*SMALL_STACK, "--reduced-frames", "10", "--every", "10", "--limit", "10"],
     "state": ["--goal", "1.5"],
     "waiting": ["--rounds", "1"],
