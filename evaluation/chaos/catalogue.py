@@ -262,7 +262,7 @@ def _text(rng: random.Random, kind: Kind, number: int, after: int) -> tuple[int,
         "port": str(rng.choice((8080, 8443, 9000, 5671, 27017))),
         "n": str(rng.randrange(1000, 99999)),
         "node": f"n{rng.randrange(1, 400):03}",
-        "path": f"/work/{rng.choice(('survey', 'imaging', 'genomes'))}/{rng.randrange(2020, 2027)}",
+        "path": f"/data/{rng.choice(('survey', 'imaging', 'genomes'))}/{rng.randrange(2020, 2027)}",
         "after": str(after),
     }
     filled = Template(text).safe_substitute(names)
