@@ -53,7 +53,7 @@ def combine(
     out = _reconstructed(tasks)
     report(0, out.image.shape[1])
     if int(groups["k"]) > 0:
-        from ripresa.families.stacking.mixture import mix  # brings numba, which reduced mode can do without
+        from ripresa.families.stacking.mixture import mix  # it builds on this module
 
         limits = settings["clusters"]
         bands = [(about["y0"], about["y1"], path) for about, _, path in tasks]

@@ -39,7 +39,7 @@ def synthesize(
             file.write(checksums(np.empty(shape, np.float32)).tobytes())
         report(rows, rows)
         return
-    # They bring numba, which reduced mode can do without.
+    # Reduced mode can do without them.
     from ripresa.families.stacking import bands
     from ripresa.families.stacking.cluster_means import compute
     from ripresa.families.stacking.registered import Reader
