@@ -38,7 +38,8 @@ def supervised(tmp_path):
         (tmp_path / "script").write_text("\n".join(calls) + "\n")
         path = f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}"
         return subprocess.Popen(
-            ["sh", "supervise.sh", "--profile", "slurm"],
+            # As in a terminal: a shell cannot trap what was ignored when it started, as it is in the background.
+            ["env", "--default-signal=INT", "sh", "supervise.sh", "--profile", "slurm"],
             cwd=tmp_path,
             env={**os.environ, "PATH": path, "RIPRESA_QUICK_S": quick},
             stderr=subprocess.PIPE,
@@ -81,7 +82,8 @@ def test_a_death_after_a_long_life_is_followed_at_once(supervised):
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_is_passed_on_and_waited_for(supervised, sent):
-    work = "trap 'echo drained > drained; exit 1' TERM; touch begun; while :; do read -t 0.05 < <(:); done"
+    rest = "mkfifo silent; exec 3<>silent; while :; do read -t 0.05 -u 3; done"
+    work = f"trap 'echo drained > drained; exit 1' TERM; touch begun; {rest}"
     loop = supervised(work, "exit 0")
     wait_until(lambda: supervised.lines("begun") == [] and supervised.lines("calls"), 10)
     wait_until(lambda: "begun" in os.listdir(Path(f"/proc/{loop.pid}/cwd")), 10)
