@@ -21,6 +21,7 @@ CORE = (
     "ripresa.placement",
     "ripresa.configuration",
     "ripresa.notify",
+    "ripresa.slurm",
 )
 FAMILIES, CLI = ("ripresa.families",), ("ripresa.cli",)
 SNAKEMAKE, PLUGINS = ("snakemake",), tuple(path.name for path in (WORKFLOW / "plugins").glob("snakemake_*"))

@@ -1,4 +1,7 @@
-"""What exit codes, signals, SLURM states and out-of-memory counters say about a failure, as tables."""
+"""What exit codes, signals and out-of-memory counters say about a failure, as tables.
+
+What SLURM's states say is in `ripresa.slurm.states`.
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -29,21 +32,6 @@ class Fact(NamedTuple):
     failure_class: str
     strength: float
 
-
-# The scheduler knows why it ended a job; what the job wrote while dying is secondary. FAILED and COMPLETED
-# say nothing. CANCELLED is below a log line that gives the reason of the cancelling.
-SLURM_STATES = {
-    "BOOT_FAIL": ("node", 4.0),
-    "CANCELLED": ("cancelled", 2.5),
-    "DEADLINE": ("time_limit", 4.0),
-    "LAUNCH_FAILED": ("node", 2.5),
-    "NODE_FAIL": ("node", 4.0),
-    "OUT_OF_MEMORY": ("memory", 3.5),
-    "PREEMPTED": ("preempted", 4.0),
-    "RECONFIG_FAIL": ("node", 4.0),
-    "REVOKED": ("node", 2.5),
-    "TIMEOUT": ("time_limit", 4.0),
-}
 
 # A signal is how a process died, seldom why.
 SIGNALS = {
@@ -89,10 +77,13 @@ def facts(ended: Ended) -> Iterator[Fact]:
     """Yield what the explicit evidence claims."""
     if ended.oom_killed:
         yield Fact("oom-kill-counted", "memory", 3.5)
-    # SLURM also writes "CANCELLED by 1000", "CANCELLED+" and "State=TIMEOUT".
-    words = (ended.slurm_state or "").upper().rsplit("=", 1)[-1].replace("+", " ").split()
-    if words and words[0] in SLURM_STATES:
-        yield Fact(f"slurm-state-{words[0].lower()}", *SLURM_STATES[words[0]])
+    if ended.slurm_state:
+        from ripresa.slurm import states  # only here: the guard imports this module
+
+        state, _ = states.parse(ended.slurm_state)
+        said = states.STATES.get(state)
+        if said and said.failure_class and said.strength:
+            yield Fact(f"slurm-state-{state.lower()}", said.failure_class, said.strength)
     signal, code = ended.signal, ended.exit_code
     if code is not None and signal is None:
         if code < 0:
