@@ -2,12 +2,14 @@
 
 import hashlib
 import re
+import shlex
 from typing import Any
 
 from ripresa.dsl import run
 
 _OUTPUT = re.compile(r"\{output(\.\w+|\[\d+\])?(?::q)?\}")
 _END = "END_OF_COMMAND"
+_CALL = 'exec "$RIPRESA_PYTHON" -IS "$RIPRESA_GUARD"'
 _PROGRESS = ("file", "counter", "log")
 
 
@@ -60,7 +62,7 @@ def guard(
     if isinstance(wanted, dict):
         names |= {name for name in wanted if not name.isdigit()}
     digest = _register(command, {name: value for name, value in given.items() if value is not None})
-    words = ['exec "$RIPRESA_PYTHON" -IS "$RIPRESA_GUARD"', "{rule}", digest, "--log={log:q}"]
+    words = [_CALL, "{rule}", digest, "--log={log:q}"]
     words += [f"--scope {kind}={name}" for kind, name in sorted((scopes or {}).items())]
     words += ["--resource threads={threads}"]
     words += [f"--resource {name}={{resources.{name}}}" for name in resources]
@@ -70,6 +72,14 @@ def guard(
     for name in resources:
         text = re.sub(rf"(?<!{{){{resources\.{name}(?::q)?}}", f"__RIPRESA_RESOURCE.{name}__", text)
     return f"{' '.join(words)}\n{{input:q}}\n{text.strip()}\n{_END}\n"
+
+
+def call_of(shell: str) -> tuple[list[str], str] | None:
+    """Arguments and standard input of the guard that a formatted shell text calls; None if it calls none."""
+    head, _, rest = shell.partition(f" <<'{_END}'\n")
+    if not head.startswith(_CALL) or not rest.endswith(f"\n{_END}\n"):
+        return None
+    return shlex.split(head.removeprefix(_CALL)), rest.removesuffix(f"{_END}\n")
 
 
 def _register(command: str, options: dict[str, Any]) -> str:

@@ -41,6 +41,11 @@ def stopped(pid: int) -> bool:
         return False
 
 
+def node() -> str:
+    """The name of this machine, by which a batch system knows it where that started this process."""
+    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+
+
 def me() -> Owner:
     """Name this process as an owner: host, boot, pid and its start."""
     pid = os.getpid()

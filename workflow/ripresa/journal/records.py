@@ -37,8 +37,8 @@ def encode(value: Any) -> bytes:
     return dumps(value).encode("utf-8", "backslashreplace")
 
 
-def append(path: str, record: dict[str, Any], *, fsync: bool = True) -> None:
-    """Add a record in one ``O_APPEND`` write, so that writers never mix within a line.
+def append(path: str, *added: dict[str, Any], fsync: bool = True) -> None:
+    """Add records in one ``O_APPEND`` write, so that writers never mix within a line.
 
     A torn last line (a crash or a full disk in the middle of a write) is closed first, so that it
     costs itself only. With ``fsync`` the record survives a power cut once this returns.
@@ -50,7 +50,7 @@ def append(path: str, record: dict[str, Any], *, fsync: bool = True) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        data = encode(record) + b"\n"
+        data = b"".join(encode(record) + b"\n" for record in added)
         size = os.fstat(fd).st_size
         if size and os.pread(fd, 1, size - 1) != b"\n":
             data = b"\n" + data

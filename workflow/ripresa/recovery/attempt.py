@@ -121,7 +121,7 @@ def attempt(unit: Unit, lease: leases.Lease, number: int) -> bool:
         rule=unit.rule,
         attempt=number,
         pid=os.getpid(),
-        host=os.uname().nodename,
+        host=processes.node(),
     )
     began = time.monotonic()
     oom_before = _oom_kills()
@@ -147,7 +147,8 @@ def attempt(unit: Unit, lease: leases.Lease, number: int) -> bool:
         if invalid is None:
             return _publish(unit, record, this.staged, began)
         failure_class, problem = invalid
-    return _fail(unit, record, this.log, failure_class, problem, _oom_kills() > oom_before, began)
+    oom_killed = _oom_kills() > oom_before
+    return fail(unit, record, this.log, failure_class, problem, oom_killed=oom_killed, began=began)
 
 
 def _publish(unit: Unit, record: dict[str, Any], staged: list[str], began: float) -> bool:
@@ -191,15 +192,20 @@ def _close_breakers(unit: Unit) -> None:
         unit.say(f"published, but its breakers stay as they were: {error}")
 
 
-def _fail(
+def fail(
     unit: Unit,
     record: dict[str, Any],
     log: str,
     failure_class: str | None,
     problem: str | None,
-    oom_killed: bool,
-    began: float,
+    *,
+    oom_killed: bool = False,
+    began: float | None = None,
 ) -> bool:
+    """Classify a failed attempt, decide what follows, record it; False.
+
+    ``failure_class`` and ``problem`` are given where the cause is known, ``began`` by the monotonic clock.
+    """
     from ripresa.recovery import failure
 
     run, target = unit.run, unit.target
@@ -269,9 +275,9 @@ def new_record(unit: Unit, number: int, started: Any) -> dict[str, Any]:
         "classifier_rule": None,
         "exit_code": None,
         "signal": None,
-        "host": os.uname().nodename,
+        "host": processes.node(),
         "pid": os.getpid(),
-        "external_jobid": os.environ.get("SLURM_JOB_ID"),
+        "external_jobid": _batch_job(),
         "device": unit.resources.get("gpu_device"),
         "started": started,
         "ended": clock.iso(),
@@ -288,7 +294,13 @@ def new_record(unit: Unit, number: int, started: Any) -> dict[str, Any]:
     }
 
 
-def _unit_end(unit: Unit, record: dict[str, Any], began: float) -> None:
+def _batch_job() -> str | None:
+    """The job of a batch system in which this runs, as its commands take it: ``123``, or ``123_7``."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID")
+
+
+def _unit_end(unit: Unit, record: dict[str, Any], began: float | None) -> None:
     emit(
         unit.run,
         "unit_end",
@@ -299,7 +311,7 @@ def _unit_end(unit: Unit, record: dict[str, Any], began: float) -> None:
         failure_class=record["failure_class"],
         evidence=record["evidence"],
         decision=record["decision"],
-        seconds=round(time.monotonic() - began, 3),
+        seconds=None if began is None else round(time.monotonic() - began, 3),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from ripresa.journal import leases, publish, records
+from ripresa.journal import leases, processes, publish, records
 from ripresa.journal.paths import Run
 from ripresa.recovery import stall
 
@@ -133,7 +133,7 @@ def parse(arguments: list[str], text: str) -> Unit:
         names={name: outputs.index(path) for name, path in names.items() if path in outputs},
         inputs=inputs,
         command=command.rstrip("\n"),
-        scopes=[f"host:{os.uname().nodename}"]
+        scopes=[f"host:{processes.node()}"]
         + [f"{kind}:{name}" for kind, _, name in (s.partition("=") for s in options["--scope"])],
         resources=dict(item.split("=", 1) for item in options["--resource"]),
         log=log,
