@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup run test slow lint lock clean
+.PHONY: setup run test slow slurm lint lock clean
 
 setup: $(READY)
 
@@ -20,8 +20,12 @@ test: $(READY)
 
 # The tier that measures and kills for minutes.
 slow: $(READY)
-	pytest -n 2 --dist loadfile -m "slow and not quiet" $(ARGS)
-	pytest -m quiet $(ARGS)
+	pytest -n 2 --dist loadfile -m "slow and not quiet and not slurm" $(ARGS)
+	pytest -m "quiet and not slurm" $(ARGS)
+
+# The tier on a real SLURM cluster, which needs root and Debian's packages (python tests/cluster packages).
+slurm: $(READY)
+	pytest -m slurm --durations 15 $(ARGS)
 
 lint: $(READY)
 	ruff check

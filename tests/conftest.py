@@ -21,6 +21,8 @@ from ripresa.recovery import policy
 hypothesis.settings.register_profile("ripresa", deadline=None)
 hypothesis.settings.load_profile("ripresa")
 
+pytest_plugins = ["cluster.fixture"]
+
 GUARD = Path(ripresa.__file__).parent / "recovery" / "__main__.py"
 
 
