@@ -230,8 +230,8 @@ def words(text: str) -> list[str]:
 
 # Every reason of `man squeue` and of libslurm 22.05 but for the limits, which are built up below.
 PASSING = words("""
-    None Priority Dependency Resources PartitionDown PartitionInactive BeginTime Licenses Reservation
-    SchedDefer AssociationJobLimit AssociationResourceLimit ReqNodeNotAvail FrontEndDown NodeDown SystemFailure
+    None Priority Dependency Resources PartitionDown PartitionInactive BeginTime Licenses Reservation NodeDown
+    SchedDefer AssociationJobLimit AssociationResourceLimit ReqNodeNotAvail FrontEndDown SystemFailure
     JobLaunchFailure NonZeroExitCode TimeLimit InactiveLimit QOSUsageThreshold QOSJobLimit QOSResourceLimit
     BlockMaxError BlockFreeAction Cleaning Prolog JobArrayTaskLimit BurstBufferResources BurstBufferStageIn
     BurstBufferOperation PowerNotAvail PowerReserved DeadLine AccountingPolicy FedJobLock OutOfMemory
