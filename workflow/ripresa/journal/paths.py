@@ -38,6 +38,7 @@ class Run:
         self.notified = self.journal + "/notified.jsonl"
         self.escalated = self.journal + "/escalated.json"
         self.learnt = self.journal + "/learnt.jsonl"
+        self.plan = self.dir + "/plan.json"
 
     def guard(self, digest: str) -> str:
         """The options of a guarded command, where it has any."""

@@ -37,6 +37,9 @@ _OWN = {
 }
 """Options in the order in which they are given, with their short name and the resource that says them."""
 
+RESOURCES = {resource for _, resource in _OWN.values()} | {"gpus", "gpu_model"}
+"""The resources that become options."""
+
 _RESERVED = {
     "array": "a",
     "chdir": "D",
@@ -111,6 +114,20 @@ def parsed(request: Iterable[str]) -> dict[str, str]:
     """The options of such a list by name, flags with the value ""; those in short form are left out."""
     pairs = (word[2:].partition("=") for word in request if word.startswith("--"))
     return {name: value for name, _, value in pairs}
+
+
+def amounts(resources: Mapping[str, object], *, threads: int) -> tuple[int, int]:
+    """How many CPUs and GPUs are asked for in all; ``threads`` and none where SLURM would refuse that."""
+    try:
+        asked = parsed(options(resources, threads=threads))
+        cpus = int(asked["cpus-per-task"]) * int(asked.get("ntasks", 1))
+        if "gpus" in asked:
+            return cpus, int(asked["gpus"].rpartition(":")[2])
+        each = [part.split(":") for part in asked.get("gres", "").split(",")]
+        on_one = sum(int(words[-1]) for words in each if words[0] == "gpu")
+        return cpus, on_one * int(asked.get("nodes", 1))
+    except ValueError:
+        return threads, 0
 
 
 def minutes(text: str) -> float:
