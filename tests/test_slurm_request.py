@@ -1,4 +1,4 @@
-"""What units ask of SLURM, and what a cluster has to say to it."""
+"""What units ask of SLURM."""
 
 import math
 from typing import Any
@@ -166,7 +166,7 @@ def test_what_cannot_be_asked(resources: dict[str, Any], words: str) -> None:
         "-o log", "--output=log", "--out=log", "-e log", "--wrap='sleep 1'", "--parsable", "-D /tmp",
         "--chdir=/tmp", "--requeue", "--no-requeue", "--no-req", "--export=NONE", "--test-only", "-W",
         "--wait", "-Q", "--open-mode=append", "script.sh", "--hold script.sh", "-H script.sh", "--nice=5 a b",
-        "--", "-- script.sh", "-", "'", "--j=x", "-HJx", "--part=gpu", "-p", "--time",
+        "--", "-- script.sh", "-", "'", "--j=x", "-HJx", "--part=gpu", "-p", "--time", "-t soon",
     ],
 )  # fmt: skip
 def test_further_options_cannot_take_a_job_from_us(extra: str) -> None:

@@ -2,10 +2,12 @@
 
 import logging
 import os
+from typing import Any
 
 from snakemake.logging import get_event
 from snakemake_interface_logger_plugins.common import LogEvent
 
+from ripresa.dsl import run
 from ripresa.journal import records
 
 
@@ -14,9 +16,22 @@ def note(record: logging.LogRecord) -> None:
     file = os.environ.get("RIPRESA_PLAN")
     if file and get_event(record) is LogEvent.JOB_INFO:
         told = vars(record)
+        output = list(told.get("output") or [])
         job = {
             "rule": told["rule_name"],
-            "output": list(told.get("output") or []),
+            "output": output,
             "reason": told.get("reason"),
+            "threads": told.get("threads"),
+            "resources": dict((told.get("resources") or {}).items()),
+            "parameters": _parameters(output),
+            "shell": told.get("shellcmd"),
         }
         records.append(file, job, fsync=False)
+
+
+def _parameters(output: list[str]) -> dict[str, Any] | None:
+    """The parameter set of the unit with these outputs; None for a job that is no unit."""
+    campaign = run.current()
+    target = campaign.run.target_of(output[0]) if output else None
+    found = (units.at(target) for units in campaign.units) if target else ()
+    return next((dict(parameters) for parameters in found if parameters is not None), None)

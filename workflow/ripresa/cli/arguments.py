@@ -62,6 +62,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     classify.add_argument("--state", metavar="SLURM_STATE", help="state in which SLURM left the job")
 
     plan = commands.add("plan", "what would run and why")
+    plan.add_argument(
+        "--profile", metavar="NAME", help="plan the calls with this profile; kept as plan.json of the run"
+    )
+    plan.add_argument("--yes", action="store_true", help="confirm what is beyond the budget")
     _add_snakemake(plan, "plan -- --forceall")
 
     commands.add("verify", "whether every published file still is what was published")

@@ -1,4 +1,4 @@
-"""`ripresa plan`: what the next call of snakemake would run, and why."""
+"""`ripresa plan`: what the next call of snakemake would run, why, at what cost, and how it is submitted."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from ripresa.cli import runs
+from ripresa.cli import estimates, manifest, runs, submission
 from ripresa.cli.answers import Answer, Refusal, Table, count, cut, local
 from ripresa.cli.snakemake import call, error
 from ripresa.journal import records, state
@@ -31,21 +31,86 @@ _REASONS = {
 
 
 def answer(arguments: argparse.Namespace) -> Answer:
-    """Asks Snakemake itself, in a dry run; exit code 2 for a configuration it refuses, 1 for rules."""
+    """Asks Snakemake itself, in a dry run; exit code 2 for a configuration it refuses, 1 for rules, for what
+    is beyond the budget, and for requests that the cluster would refuse.
+
+    With ``--profile`` an accepted plan is written to the run, as its manifest.
+    """
+    slurm = arguments.profile is not None and submission.is_slurm(arguments.profile)
     run = runs.named(arguments)
     changes = _changes(run, arguments.run)
     jobs = [job for job in _dry_run(arguments) if job["output"]]
     known = {unit.target: unit for unit in state.states(run)}
     units = [_unit(run, job, known) for job in jobs]
     held = [u for u in units if u["state"] in (state.WAITING, state.QUARANTINED, state.RUNNING)]
-    document = {
+    new = [
+        {**job, "target": unit["target"]}
+        for job, unit in zip(jobs, units, strict=True)
+        if unit["state"] not in (state.QUARANTINED, state.RUNNING)
+    ]
+    config = _config(arguments.run)
+    estimate = estimates.estimate(run, new)
+    submitted = submission.submission(new) if slurm else None
+    document: dict[str, Any] = {
         "run_id": run.run_id,
         "changes": changes,
         "rules": _by_rule(units),
         "units": units,
         "held": [unit["target"] for unit in held],
+        "estimate": estimate,
+        "submission": submitted,
+        "manifest": None,
     }
-    return Answer(document, lambda: _text(document, held))
+    errors = submitted["problems"] if submitted else []
+    excess = estimates.beyond(estimate, config.get("budget") or {})
+    if excess and not arguments.yes:
+        errors = [*errors, *(f"{line}; `ripresa plan --yes` confirms it" for line in excess)]
+    if arguments.profile and not errors:
+        manifest.write(run, _manifest(arguments, config, document, new, excess))
+        document["manifest"] = run.plan
+    return Answer(document, lambda: _text(document, held), 1 if errors else 0, tuple(errors))
+
+
+def _config(run_id: str | None) -> dict[str, Any]:
+    """The configuration of the run; empty for one that has none here."""
+    return runs.configured(run_id) if os.path.isdir(runs.CONFIG) else {}
+
+
+def _manifest(
+    arguments: argparse.Namespace,
+    config: dict[str, Any],
+    document: dict[str, Any],
+    jobs: list[dict[str, Any]],
+    excess: list[str],
+) -> dict[str, Any]:
+    """What was planned: each unit with its rule, parameters and resources, and what alike ones ask for."""
+    from ripresa.configuration import sha256
+
+    found = document["submission"] or {"groups": [], "unchecked": []}
+    groups = [
+        {"rule": g["rule"], "units": len(g["targets"]), "options": g["options"]} for g in found["groups"]
+    ]
+    place = {target: n for n, group in enumerate(found["groups"]) for target in group["targets"]}
+    return {
+        "config_sha256": sha256(config) if config else None,
+        "profile": arguments.profile,
+        "arguments": arguments.snakemake,
+        "estimate": document["estimate"],
+        "confirmed": excess,
+        "unchecked": found["unchecked"],
+        "groups": groups,
+        "units": [
+            {
+                "target": job["target"],
+                "rule": job["rule"],
+                "parameters": job["parameters"],
+                "threads": job["threads"],
+                "resources": {k: v for k, v in job["resources"].items() if not k.startswith("_")},
+                "group": place.get(job["target"]),
+            }
+            for job in jobs
+        ],
+    }
 
 
 def _changes(run: Run, run_id: str | None) -> list[str]:
@@ -65,7 +130,8 @@ def _dry_run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """The jobs that Snakemake would run, as its logger plugin `journal` notes them."""
     with tempfile.TemporaryDirectory() as folder:
         file = f"{folder}/jobs.jsonl"
-        options = ("--logger", "journal", "--dry-run", *arguments.snakemake)
+        profile = ("--profile", arguments.profile) if arguments.profile else ()
+        options = ("--logger", "journal", "--dry-run", *profile, *arguments.snakemake)
         done = call(arguments, *options, RIPRESA_PLAN=file)
         if done.returncode:
             raise Refusal(f"snakemake cannot plan: {error(done.stdout)}", 1)
@@ -120,6 +186,8 @@ def _text(document: dict[str, Any], held: list[dict[str, Any]]) -> Iterable[str 
     if document["rules"]:
         yield ""
         yield Table(("RULE", "UNITS", "WHY"), [_rule_row(rule) for rule in document["rules"]])
+        yield ""
+        yield estimates.described(document["estimate"])
     if held:
         listed, hidden = cut(held, SHOWN)
         yield ""
@@ -128,6 +196,11 @@ def _text(document: dict[str, Any], held: list[dict[str, Any]]) -> Iterable[str 
         )
         if hidden:
             yield f"... and {hidden:,} more; --json lists all"
+    if document["submission"]:
+        yield ""
+        yield from submission.lines(document["submission"])
+    if document["manifest"]:
+        yield f"manifest: {document['manifest']}"
 
 
 def _rule_row(rule: dict[str, Any]) -> tuple[str, ...]:

@@ -16,9 +16,9 @@ from ripresa.dsl.digests import canonical
 from ripresa.journal.paths import Run
 
 _ABSENT = object()
-# The one says what to do about a change, and so is none itself: else nobody could switch it off. The other
-# concerns people only, and is not kept with a run.
-_NO_CHANGE = ("strict_resume", "notify")
+# The first says what to do about a change, and so is none itself: else nobody could switch it off. The others
+# concern people only: whom to tell (not kept with a run), and what to ask them about beforehand.
+_NO_CHANGE = ("strict_resume", "notify", "budget")
 
 log = logging.getLogger("ripresa")
 

@@ -39,6 +39,7 @@ class Run:
         self.escalated = self.journal + "/escalated.json"
         self.learnt = self.journal + "/learnt.jsonl"
         self.slurm = self.journal + "/slurm"
+        self.plan = self.dir + "/plan.json"
 
     def guard(self, digest: str) -> str:
         """The options of a guarded command, where it has any."""

@@ -37,6 +37,9 @@ _OWN = {
 }
 """Options in the order in which they are given, with their short name and the resource that says them."""
 
+RESOURCES = {resource for _, resource in _OWN.values()} | {"gpus", "gpu_model"}
+"""The resources that become options."""
+
 _RESERVED = {
     "array": "a",
     "chdir": "D",
@@ -113,6 +116,20 @@ def parsed(request: Iterable[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
+def amounts(resources: Mapping[str, object], *, threads: int) -> tuple[int, int]:
+    """How many CPUs and GPUs are asked for in all; ``threads`` and none where SLURM would refuse that."""
+    try:
+        asked = parsed(options(resources, threads=threads))
+        cpus = int(asked["cpus-per-task"]) * int(asked.get("ntasks", 1))
+        if "gpus" in asked:
+            return cpus, int(asked["gpus"].rpartition(":")[2])
+        each = [part.split(":") for part in asked.get("gres", "").split(",")]
+        on_one = sum(int(words[-1]) for words in each if words[0] == "gpu")
+        return cpus, on_one * int(asked.get("nodes", 1))
+    except ValueError:
+        return threads, 0
+
+
 def minutes(text: str) -> float:
     """A time limit as SLURM writes it, in min: ``M``, ``M:S``, ``H:M:S``, ``D-H``, ``D-H:M``, ``D-H:M:S``.
 
@@ -121,9 +138,10 @@ def minutes(text: str) -> float:
     if text.upper() in {"UNLIMITED", "INFINITE", "-1"}:
         return math.inf
     days, dash, clock = text.rpartition("-")
-    parts = [int(part) for part in clock.split(":")]
-    if not 1 <= len(parts) <= 3 or min(parts) < 0:
+    words = clock.split(":")
+    if len(words) > 3 or not all(word.isdecimal() for word in (*words, *([days] if dash else []))):
         raise ValueError(f"{text!r} is no time limit; write minutes, H:M:S or D-H:M:S")
+    parts = [int(word) for word in words]
     if dash:
         hours, mins, seconds = (*parts, 0, 0)[:3]
         found = int(days) * 1440 + hours * 60 + mins + seconds / 60
@@ -264,12 +282,20 @@ def _extra(value: object, own: dict[str, str | None]) -> list[str]:
         if name in _OWN:
             if text is None and takes:
                 raise _wrong("slurm_extra", value, f"a value for --{name}")
-            own[name] = text
+            own[name] = _timed(text, value) if name == "time" else text
         elif len(name) == 1:
             rest.append(f"-{name}{text or ''}")
         else:
             rest.append(_written(name, text))
     return rest
+
+
+def _timed(text: str | None, value: object) -> str | None:
+    try:
+        minutes(text or "")
+    except ValueError:
+        raise _wrong("slurm_extra", value, "a --time in minutes, or as H:M:S or D-H:M:S") from None
+    return text
 
 
 def _option(word: str, value: object) -> tuple[str, str | None]:
