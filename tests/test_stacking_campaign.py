@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from ripresa.families.stacking import kernel_store
 from ripresa.families.stacking.simulation import RAW, calibrate, simulate
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +91,25 @@ class Stack:
     def table(self):
         with open(self.stacking / "outputs" / "frames.csv", newline="") as file:
             return {row["name"]: row for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels(tmp_path_factory):
+    """The stacks of this module find what `make setup` compiles, and no other kernel is called in them."""
+    subprocess.run([sys.executable, ROOT / "workflow/scripts/stacking_compile.py"], check=True)
+    script = runpy.run_path(str(ROOT / "workflow/scripts/stacking_compile.py"))
+    everything = kernel_store._folder()
+    place = tmp_path_factory.mktemp("kernels") / everything.name
+    place.mkdir()
+    for entry in script["listed"]():
+        compiled = kernel_store._path(everything, script["kernel_of"](entry[0]), entry[1])
+        shutil.copy(compiled, place)
+    listed = set(os.listdir(place))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NUMBA_CACHE_DIR", str(place.parent))
+        yield
+    missing = set(os.listdir(place)) - listed
+    assert not missing, f"add to kernel_signatures.txt the signatures of {missing}"
 
 
 @pytest.fixture(scope="module")

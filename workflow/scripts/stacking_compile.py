@@ -1,45 +1,49 @@
-"""Compile the kernels of stacking, once for a machine, by stacking a few tiny frames of each kind.
+"""Compile the kernels of stacking, once for a machine, on all of its cores.
 
-What runs later starts at once then. Without this, kernels are compiled when they are called first.
+What runs later starts at once then. Without this, kernels are compiled when they are called first, one after
+the other.
 """
 
-import json
+import importlib
 import os
-import subprocess
 import sys
-import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from ripresa.families.stacking import kernel_store
+from ripresa.families.stacking.kernels import Kernel
+
+LIST = Path(kernel_store.__file__).with_name("kernel_signatures.txt")
+MOST = 8
+"""Processes at a time; each takes about 200 MB."""
 
 
-def stack(directory: Path, bayer: str | None, mode: dict[str, object]) -> subprocess.CompletedProcess[str]:
-    """Stack simulated frames in a directory of their own."""
-    (directory / "config").mkdir(parents=True)
-    for name in ("Snakefile", "rules", "workflow", "profiles"):
-        (directory / name).symlink_to(ROOT / name)
-    simulate = {"frames": 12, "width": 256, "height": 192, "stars": 60, "bayer": bayer}
-    files = {
-        "config": {"run_id": "compile", "families": ["stacking"]},
-        "stacking": {"simulate": simulate, "mode": {"allow_few": True, **mode}, "clusters": {"minimum": 3}},
-    }
-    for name, content in files.items():
-        (directory / "config" / f"{name}.yaml").write_text(json.dumps(content))
-    call = [sys.executable, "-m", "snakemake"]
-    return subprocess.run(call, cwd=directory, capture_output=True, text=True, check=False)
+def listed() -> list[tuple[str, str]]:
+    """The kernels that stacks call, ``module.function`` within the family, and the types of the arguments."""
+    lines = LIST.read_text().splitlines()
+    return [(name, signature) for name, signature in (line.split() for line in lines if line[0] != "#")]
+
+
+def kernel_of(name: str) -> Kernel:
+    """The kernel of an entry of the list."""
+    module, _, function = name.rpartition(".")
+    found: Kernel = getattr(importlib.import_module(f"ripresa.families.stacking.{module}"), function)
+    return found
+
+
+def compile_one(name: str, signature: str) -> None:
+    """Compile a kernel unless that was done before."""
+    kernel_store.load(kernel_of(name), signature)
 
 
 def main() -> None:
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    with tempfile.TemporaryDirectory() as name:
-        for bayer, mode in ((None, {"full_from": 2}), ("GRBG", {})):
-            done = stack(Path(name) / (bayer or "mono"), bayer, mode)
-            if done.returncode:
-                # Only time is lost: who calls a kernel compiles it.
-                print(
-                    f"warning: the kernels were not compiled in advance: {done.stderr[-2000:]}",
-                    file=sys.stderr,
-                )
+    try:
+        with ProcessPoolExecutor(min(MOST, len(os.sched_getaffinity(0)))) as pool:
+            for done in [pool.submit(compile_one, *entry) for entry in listed()]:
+                done.result()
+    except Exception as error:
+        # Only time is lost: who calls a kernel compiles it.
+        print(f"warning: not all kernels were compiled in advance: {error!r}", file=sys.stderr)
 
 
 if __name__ == "__main__":
