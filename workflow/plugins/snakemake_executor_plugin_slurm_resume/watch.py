@@ -253,10 +253,11 @@ def _end_of(ended: Ended) -> End:
     seen = job.seen
     # A script that ended by itself says why in its log.
     known = None if verdict.failure_class == "unknown" else verdict.failure_class
-    completed = known is None and verdict.failure_class is None
+    completed = verdict.failure_class is None
     return End(
         "unknown" if completed else known,
         f"{verdict.evidence}, but nothing was published" if completed else verdict.evidence,
+        completed=completed,
         external_jobid=job.job_id,
         session=job.batch.session,
         log=job.batch.log(job.index),

@@ -22,7 +22,7 @@ _LONGEST_PAUSE_S = 60.0
 def refusal(unit: Unit, last: dict[str, Any]) -> str | None:
     """Why the policy has stopped this unit, or None if it may run."""
     decision, failure_class = last.get("decision"), last.get("failure_class")
-    if decision == "refused" and last.get("session") == unit.session and not _started_again(last):
+    if decision == "refused" and last.get("session") == unit.session and not _sent_again(last):
         return f"given up for this run after attempt {last.get('attempt')} ({failure_class})"
     if decision == "quarantine":
         from ripresa.recovery import blame
@@ -38,15 +38,12 @@ def refusal(unit: Unit, last: dict[str, Any]) -> str | None:
     return None
 
 
-def _started_again(last: dict[str, Any]) -> bool:
-    """Whether the batch system itself starts this job once more, after it told the attempt to end."""
-    job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
-    return (
-        last.get("failure_class") == "cancelled"
-        and job is not None
-        and str(last.get("external_jobid")).partition("_")[0] == job
-        and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-    )
+def _sent_again(last: dict[str, Any]) -> bool:
+    """Whether a unit whose attempt was told to end comes once more by way of a batch system.
+
+    The controller sends no unit that it has given up, so SLURM or an administrator wants it to run.
+    """
+    return last.get("failure_class") == "cancelled" and "RIPRESA_BATCH" in os.environ
 
 
 def may_start(unit: Unit, last: dict[str, Any]) -> bool:

@@ -20,8 +20,8 @@ PUBLISHED, FAILED, HELD = "published", "failed", "held"
 class End:
     """How a batch system says that an attempt ended.
 
-    ``failure_class`` is None where it does not know; ``log`` is what the batch job printed, ``host`` where it
-    ran.
+    ``failure_class`` is None where it does not know, ``completed`` if it believes in success; ``log`` is what
+    the batch job printed, ``host`` where it ran.
     """
 
     def __init__(
@@ -29,6 +29,7 @@ class End:
         failure_class: str | None,
         evidence: str,
         *,
+        completed: bool = False,
         external_jobid: str | None,
         session: str,
         log: str,
@@ -38,6 +39,7 @@ class End:
     ) -> None:
         self.failure_class = failure_class
         self.evidence = evidence
+        self.completed = completed
         self.external_jobid = external_jobid
         self.session = session
         self.log = log
@@ -94,21 +96,29 @@ class Remote:
         if lease is None:
             return HELD
         try:
-            told = self.outcome()
-            if told is not None:
-                return told
             last = attempts.last(unit.run, unit.target)
             known = int(last.get("attempt", 0))
             begun = (lease.previous or {}).get("attempt")
             if isinstance(begun, int) and begun == known + 1:
                 self._record(begun, end, lease.previous or {})
-            elif self._size() != self._known:
-                self._record(known, end, last)  # its guard was told to end, and nobody told it why
+            elif last.get("outcome") in ("published", "adopted") and (
+                end.completed or self._is_of(last, end)
+            ):
+                return PUBLISHED
+            elif self._is_of(last, end):
+                if last.get("failure_class") == "cancelled":
+                    # Its guard was told to end, and nobody told it why.
+                    self._record(known, end, last)
             elif end.exit_code != NOT_NOW:
                 self._record(known + 1, end, {})  # it never came to its guard
             return FAILED
         finally:
             lease.release()
+
+    @staticmethod
+    def _is_of(last: dict[str, Any], end: End) -> bool:
+        """Whether the newest attempt is the one that ended."""
+        return end.external_jobid is not None and last.get("external_jobid") == end.external_jobid
 
     def _record(self, number: int, end: End, begun: dict[str, Any]) -> None:
         unit = self.unit

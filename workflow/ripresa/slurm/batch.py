@@ -136,6 +136,7 @@ def script(batch: Batch, workdir: str, exported: Mapping[str, str]) -> str:
         "#!/bin/bash",
         f"cd {shlex.quote(workdir)} || exit 1",
         *carried,
+        f"export RIPRESA_BATCH={shlex.quote(batch.name)}",
         f'exec /bin/bash {shlex.quote(batch.directory)}/"${{SLURM_ARRAY_TASK_ID:-0}}".sh',
     ]
     return "\n".join(lines) + "\n"

@@ -14,9 +14,12 @@ from ripresa.slurm.batch import Batch, Task
 from ripresa.slurm.ledger import REFUSED, Ledger
 from ripresa.slurm.sighting import Sighting
 
+_VANISHED_S = 5.0
 _LOST_S = 60.0
 _LOST_LOOKS = 3
 _OUTAGE_S = 600.0
+_VAGUE = ("CANCELLED", "FAILED")
+"""States that squeue shows without saying who or what ended the job."""
 _DISABLED = "accounting storage is disabled"
 
 Key = tuple[str, int]
@@ -70,11 +73,17 @@ class Job:
         self.waits = prospect
         return prospect if prospect.kind == "never" and now - self._since >= prospect.patience else None
 
-    def lost(self, now: float, *, outage: bool) -> bool:
+    def vanished(self, now: float) -> bool:
+        """Whether it is a task of an array that never started, and that SLURM has not known for a while."""
+        waited = self.seen is None or states.judge(self.seen).phase == "waiting"
+        return len(self.batch.tasks) > 1 and waited and self.lost(now, outage=False, after_s=_VANISHED_S)
+
+    def lost(self, now: float, *, outage: bool, after_s: float = _LOST_S) -> bool:
         """Whether SLURM has not known it for long enough to believe that."""
-        self._missing.append(now)
+        if not self._missing or self._missing[-1] != now:
+            self._missing.append(now)
         gone = now - self._missing[0]
-        return len(self._missing) >= _LOST_LOOKS and gone >= (_OUTAGE_S if outage else _LOST_S)
+        return len(self._missing) >= _LOST_LOOKS and gone >= (_OUTAGE_S if outage else after_s)
 
 
 class Ended(NamedTuple):
@@ -100,6 +109,7 @@ class Cluster:
         self._done: set[Key] = set()
         self._prefix: str | None = None
         self._accounting = True
+        self._unaccounted = False
         self._silent = False
         self._array_limit: int | None = None
 
@@ -196,7 +206,7 @@ class Cluster:
         self._hear(None)
         live, over = self._sort(sightings)
         self._keep_one_each(live)
-        ended = [*self._follow(live, now), *self._conclude(over)]
+        ended = [*self._follow(live, now), *self._conclude(self._detailed(over))]
         missing = [job for key, job in self._open.items() if key not in live and key not in over]
         return [*ended, *self._search(missing, now)]
 
@@ -295,11 +305,25 @@ class Cluster:
                 self._close(job)
                 self._ledger.never(job.batch, job.index, "NEVER SUBMITTED", "")
                 yield Ended(job, None)
+            elif seen is None and self._accounting and not outage and job.vanished(now):
+                # Nothing else leaves no trace: tasks are jobs of their own only once they start.
+                yield self._give_up(job, "CANCELLED", "cancelled", "it was cancelled before it started")
             elif job.lost(now, outage=outage):
-                self._close(job)
-                self._ledger.settled(job.batch, job.index, job.job_id, "LOST")
-                text = f"SLURM does not know job {job.job_id} any more, and nothing says how it ended"
-                yield Ended(job, states.Verdict("ended", "unknown", text))
+                yield self._give_up(job, "LOST", "unknown", "nothing says how it ended")
+
+    def _detailed(self, over: dict[Key, Sighting]) -> dict[Key, Sighting]:
+        """The same ends with what only accounting knows: who cancelled, and how the steps ended."""
+        jobs = [self._open[key] for key, seen in over.items() if seen.state in _VAGUE]
+        told = self._accounted(jobs)[0] if jobs else []
+        known = {key: seen for seen in told if (key := self._key(seen)) is not None}
+        better = {key: seen for key, seen in known.items() if key in over and _is_end(seen)}
+        return over | better
+
+    def _give_up(self, job: Job, state: str, failure_class: str, text: str) -> Ended:
+        self._close(job)
+        self._ledger.settled(job.batch, job.index, job.job_id, state)
+        text = f"SLURM does not know job {job.job_id} any more; {text}"
+        return Ended(job, states.Verdict("ended", failure_class, text))
 
     def _accounted(self, missing: list[Job]) -> tuple[list[Sighting], bool]:
         """What accounting says of jobs, and whether it did not answer although there is one."""
@@ -309,14 +333,18 @@ class Cluster:
         names = {job.batch.name for job in missing}
         since = min(os.stat(job.batch.directory).st_mtime for job in missing) - 60
         try:
-            if len(ids) == len(missing):
-                return queries.accounts(ids), False
-            return queries.accounts([], names, since), False
+            told = queries.accounts(ids) if len(ids) == len(missing) else queries.accounts([], names, since)
+            self._unaccounted = False
+            return told, False
         except commands.Unanswered as error:
             if _DISABLED in str(error):
                 self._accounting = False
                 return [], False
-            self._hear(str(error))
+            if not self._unaccounted:
+                self._tell(
+                    f"accounting does not answer ({error}); jobs that slurmctld has forgotten wait for it"
+                )
+            self._unaccounted = True
             return [], True
 
     def _count(self, target: str) -> None:
@@ -362,6 +390,10 @@ class Cluster:
 
 def _facts(seen: Sighting) -> tuple[object, ...]:
     return seen.job_id, seen.state, seen.reason, seen.nodes, seen.restarts
+
+
+def _is_end(seen: Sighting) -> bool:
+    return states.judge(seen).phase == "ended"
 
 
 def _precedence(found: tuple[Key, Sighting]) -> tuple[bool, float, float, str]:

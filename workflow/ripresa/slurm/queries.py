@@ -34,7 +34,6 @@ def accounts(job_ids: Iterable[str], names: Iterable[str] = (), since: float = 0
         "sacct",
         "--noheader",
         "--parsable2",
-        "--array",
         "--duplicates",
         f"--format={','.join(_ACCOUNTS)}",
     ]
