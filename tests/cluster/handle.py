@@ -284,14 +284,18 @@ class Cluster:
         self.scontrol("update", f"jobid={job}", f"endtime={end}")
 
     def saved(self) -> None:
-        """Wait until slurmctld has written to disk what it knows now: within 5 s, if there is anything new.
+        """Have slurmctld write to disk what it knows of jobs, which takes it up to 7 s.
 
-        Killed before, it comes back to an older state: a job that has just started is pending again, is
-        started a second time, refused by its node, and held.
+        It does so by itself within seconds of a submission or a change, but not of a start. Killed before, it
+        comes back to an older state: a job that runs is pending again and started a second time. If the first
+        instance is still there its node refuses, and is drained, and the job is held.
         """
+        jobs = self.squeue("-h", "-r", "-o", "%i").split()
+        if not jobs:
+            return
         file, now = self.state / "slurmctld" / "job_state", time.time()
-        while time.time() < now + 6 and not (file.exists() and file.stat().st_mtime > now):
-            time.sleep(0.1)
+        self.scontrol("update", f"jobid={jobs[0]}", "admincomment=saved")
+        self.wait_until(lambda: file.exists() and file.stat().st_mtime > now, 15, self.squeue)
 
     # -- inside
 
