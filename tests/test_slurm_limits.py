@@ -15,7 +15,7 @@ PARTITION = (
 )
 NODE = (
     "NodeName={} Arch=x86_64 CPUAlloc=0 CPUEfctv={} CPUTot=16 AvailableFeatures={} ActiveFeatures=(null) "
-    "Gres={} OS=Linux 6.1 x=y RealMemory={} State={} Partitions={} Reason=bad disk, PSU=gone [root@2026-01-09]"
+    "Gres={} OS=Linux x=y RealMemory={} State={} Partitions={} Reason=bad disk, PSU=gone [root@2026-01-09]"
 )
 ANSWERS = {
     "partition": [
