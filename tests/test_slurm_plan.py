@@ -196,4 +196,8 @@ def test_the_state_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         state = manifest.checkout()
         assert state and state["dirty"] and state["commit"] == first["commit"]
         seen.add(state["diff_sha256"])
-    assert len(seen) == 4
+    for leads_to in ("here", "there"):
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(leads_to)
+        seen.add((manifest.checkout() or {})["diff_sha256"])
+    assert len(seen) == 6
