@@ -191,10 +191,13 @@ def _about(watched: Watched, unit: dict[str, Any]) -> str:
     """What a unit waits for, or why it failed; where SLURM has its job, which and in what state."""
     found = state.UnitState(**{name: unit[name] for name in state.UnitState._fields})
     job, parts = unit["job"], []
-    if job and job["job"] and unit["state"] in (state.RUNNING, state.PENDING, state.WAITING, state.STALE):
-        reason = f" ({job['reason']})" if job["reason"] else ""
-        parts.append(f"job {job['job']} {job['state']}{reason}")
-    parts.append(waiting(found, watched.now))
+    if job and job["job"] and unit["state"] == state.RUNNING:
+        parts.append(f"job {job['job']}")
+    else:
+        if job and job["job"] and unit["state"] in (state.PENDING, state.WAITING, state.STALE):
+            reason = f" ({job['reason']})" if job["reason"] else ""
+            parts.append(f"job {job['job']} {job['state']}{reason}")
+        parts.append(waiting(found, watched.now))
     if unit["failure_class"]:
         parts.append(unit["failure_class"])
     parts.append(unit["reason"] or "")

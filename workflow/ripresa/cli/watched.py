@@ -102,7 +102,9 @@ class Watched:
                 self._details[key] = known
         job = self._jobs.get(one.target)
         job = {name: job.get(name) for name in ("job", "state", "reason", "node", "ts")} if job else None
-        host = known["host"] or (job or {}).get("node")
+        node = job["node"] if job else None
+        # The owner of a lease is named by what its machine calls itself, which may be another name.
+        host = (node or known["host"]) if one.state == state.RUNNING else (known["host"] or node)
         return {**one._asdict(), **known, "host": host, "job": job}
 
     def _running(self, one: state.UnitState) -> Unit:
