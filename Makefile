@@ -4,11 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3
+# Snakemake looks for `--profile NAME` in the working directory, hence the links.
+LINK := for profile in $(filter-out profiles/default,$(wildcard profiles/*)); do \
+	ln -sfn $$profile $$(basename $$profile); done
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: setup run test slow slurm lint lock clean
 
 setup: $(READY)
+	@$(LINK)
 
 # The demo campaign; safe to call again after anything. ARGS goes to Snakemake, e.g. make run ARGS=--dry-run
 run: $(READY)
@@ -46,7 +50,6 @@ clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis workflow/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Snakemake looks for `--profile NAME` in the working directory, hence the links.
 # Redone when the lock file or the package's definition changes; a set-up that was cut short leaves no stamp.
 $(READY): requirements.lock pyproject.toml
 	@if ! $(BIN)/python -c "import pip" 2>/dev/null; then \
@@ -61,7 +64,7 @@ $(READY): requirements.lock pyproject.toml
 	fi
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@for profile in $(filter-out profiles/default,$(wildcard profiles/*)); do ln -sfn $$profile $$(basename $$profile); done
+	@$(LINK)
 	@echo "Compiling the kernels of stacking, once for this machine"
 	@$(BIN)/python workflow/scripts/stacking_compile.py
 	@touch $@

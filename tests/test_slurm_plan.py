@@ -24,17 +24,6 @@ RESOURCES = """
         slurm_partition=lambda w: "gpu" if w.kind == "better" else "cpu",
         slurm_account="astro",
 """
-EXECUTOR = """
-from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
-from snakemake_interface_executor_plugins.settings import CommonSettings
-
-common_settings = CommonSettings(non_local_exec=True, implies_no_shared_fs=False, job_deploy_sources=False)
-
-
-class Executor(RemoteExecutor):
-    run_job = check_active_jobs = cancel_jobs = None
-"""
-"""A dry run only needs to know that jobs run elsewhere."""
 CLUSTER = {**ANSWERS, "node": [line.replace("CPUEfctv=4", "CPUEfctv=16") for line in ANSWERS["node"]]}
 
 
@@ -51,9 +40,6 @@ def folder(tmp_path: Path) -> Path:
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
-    plugin = tmp_path / "plugins/snakemake_executor_plugin_slurm_resume"
-    plugin.mkdir(parents=True)
-    (plugin / "__init__.py").write_text(EXECUTOR)
     cluster(tmp_path, CLUSTER)
     return tmp_path
 
@@ -78,7 +64,6 @@ def plan(folder: Path, *words: str, code: int = 0) -> tuple[dict[str, Any], str]
     environment = {
         **ENVIRONMENT,
         "PATH": f"{folder / 'bin'}{os.pathsep}{ENVIRONMENT['PATH']}",
-        "PYTHONPATH": str(folder / "plugins"),
     }
     command = [RIPRESA, "plan", "--json", *words]
     done = subprocess.run(
@@ -103,7 +88,7 @@ def test_a_plan_is_checked_estimated_and_kept(folder: Path) -> None:
     assert groups[3]["options"] == ["--partition=cpu", *common, "--time=30"]
     assert groups[1]["targets"] == ["work/better.txt"]
     assert "--gpus=1" in groups[1]["options"] and "--nodes=1" in groups[1]["options"]
-    assert groups[1]["script"].startswith('#!/bin/sh\nexec "$RIPRESA_PYTHON" -IS "$RIPRESA_GUARD" make ')
+    assert groups[1]["script"].startswith('exec "$RIPRESA_PYTHON" -IS "$RIPRESA_GUARD" make ')
     assert (folder / "bin/calls").read_text().split() == ["scontrol"] * 3 + ["sacctmgr"]
     assert found["submission"]["unchecked"] == [] and said == ""
     assert found["estimate"] == {
@@ -211,4 +196,8 @@ def test_the_state_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         state = manifest.checkout()
         assert state and state["dirty"] and state["commit"] == first["commit"]
         seen.add(state["diff_sha256"])
-    assert len(seen) == 4
+    for leads_to in ("here", "there"):
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(leads_to)
+        seen.add((manifest.checkout() or {})["diff_sha256"])
+    assert len(seen) == 6

@@ -112,6 +112,8 @@ def test_one_process_finds_all_its_devices_on_its_node() -> None:
         ({"gres": "gpu"}, {"gres": "gpu:1"}),
         ({"gres": "gpu:1080ti"}, {"gres": "gpu:1080ti:1"}),
         ({"gres": "shard:2,gpu:a100:1"}, {"gres": "gpu:a100, shard:2"}),
+        ({"mem_mb": 0, "mem_mb_per_cpu": 5}, {"mem_mb_per_cpu": 5}),
+        ({"mem_mb": 0}, {}),
         ({"gpu": 2}, {"gpus": 2}),
         ({"gpu": 2}, {"gpus": 2, "gpu": 2}),
         ({"slurm_extra": "-p gpu -t5"}, {"slurm_partition": "gpu", "runtime": 5}),
@@ -126,7 +128,8 @@ def test_two_ways_to_say_the_same(given: dict[str, Any], same: dict[str, Any]) -
 @pytest.mark.parametrize(
     ("resources", "words"),
     [
-        ({"mem_mb": 0}, "mem_mb = 0"),
+        ({"mem_mb": -1}, "mem_mb = -1"),
+        ({"mem_mb": False}, "mem_mb = False"),
         ({"mem_mb": "4 GB"}, "mem_mb = '4 GB'"),
         ({"mem_mb": True}, "mem_mb = True"),
         ({"mem_mb": math.inf}, "mem_mb = inf"),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ripresa.journal import clock
 
-_STYLES = {
+STYLES = {
     **dict.fromkeys(("COMPLETED", "ok", "published", "adopted", "done", "stacked"), "green"),
     **dict.fromkeys(("FAILED", "QUARANTINED", "fail", "failed", "changed", "missing", "bad"), "bold red"),
     **dict.fromkeys(("WAITING", "STALE", "warn", "interrupted", "stopped", "excluded"), "yellow"),
@@ -123,5 +123,5 @@ def _decorate(parts: Iterable[str | Table]) -> None:
         for name in part.heading:
             grid.add_column(name, overflow="fold")
         for row in part.rows:
-            grid.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+            grid.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
         console.print(grid)

@@ -52,6 +52,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     status = commands.add("status", "counts and units by state")
     status.add_argument("--all", action="store_true", help="list all units, also the completed ones")
 
+    watch = commands.add("watch", "follow a run, also one that another machine controls; changes nothing")
+    watch.add_argument("--once", action="store_true", help="one look, all units, and no more")
+
     why = commands.add("why", "every attempt of a unit, and what a person should do about it")
     why.add_argument("target", help="a target, its path, a unique end of it or a pattern")
 

@@ -1,6 +1,7 @@
 """The manifest of a plan, `plan.json` in the folder of its run, and the state of the checkout."""
 
 import hashlib
+import os
 import subprocess
 from typing import Any
 
@@ -28,20 +29,37 @@ def checkout() -> dict[str, Any] | None:
     The digest is of the difference and of all files that git neither knows nor ignores.
     """
     commit = _git("rev-parse", "HEAD")
-    difference, others = _git("diff", "HEAD", "--binary"), _git("ls-files", "-z", "-o", "--exclude-standard")
-    if commit is None or difference is None or others is None:
+    difference, listed = _git("diff", "HEAD", "--binary"), _git("ls-files", "-z", "-o", "--exclude-standard")
+    if commit is None or difference is None or listed is None:
         return None
-    digests = _git("hash-object", "--stdin-paths", text=others.replace(b"\0", b"\n")) if others else b""
+    others = [name for name in listed.split(b"\0") if name]
+    whole = hashlib.sha256(difference)
+    for name in others:
+        whole.update(b"\0" + name + b"\0" + _content(name))
     dirty = bool(difference or others)
-    digest = hashlib.sha256(b"\0".join((difference, others, digests or b""))).hexdigest()
-    return {"commit": commit.decode().strip(), "dirty": dirty, "diff_sha256": digest if dirty else None}
+    return {
+        "commit": commit.decode().strip(),
+        "dirty": dirty,
+        "diff_sha256": whole.hexdigest() if dirty else None,
+    }
 
 
-def _git(*words: str, text: bytes = b"") -> bytes | None:
+def _content(path: bytes) -> bytes:
+    """The digest of a file, or where a link leads; nothing for what is neither, or cannot be read."""
+    try:
+        if os.path.islink(path):
+            return os.readlink(path)
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return b""
+
+
+def _git(*words: str) -> bytes | None:
     """What git says here; None if it cannot. It must not refresh its index beside what people do."""
     try:
         command = ["git", "--no-optional-locks", *words]
-        done = subprocess.run(command, input=text, capture_output=True, check=False)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     except OSError:
         return None
     return None if done.returncode else done.stdout

@@ -9,6 +9,7 @@ from typing import Any
 from ripresa.cli.answers import Refusal, count, cut
 from ripresa.configuration.problems import ConfigurationError
 from ripresa.configuration.reading import read
+from ripresa.dsl.guarding import call_of
 from ripresa.journal.text import printable
 from ripresa.slurm import limits, request
 
@@ -65,7 +66,7 @@ def submission(units: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             continue
         group = {"rule": rule, "targets": [], "options": options, "script": script(unit)}
         groups.setdefault((rule, *options), group)["targets"].append(unit["target"])
-    cluster = limits.ask() if groups else limits.Cluster()
+    cluster = limits.ask() if groups else limits.Limits()
     for group in groups.values():
         for problem in limits.check(group["options"], cluster):
             problems[f"{group['rule']}: {problem}"] += len(group["targets"])
@@ -79,8 +80,9 @@ def submission(units: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def script(unit: Mapping[str, Any]) -> str | None:
-    """The batch script of a unit; None where Snakemake itself runs in the job."""
-    return f"#!/bin/sh\n{unit['shell']}" if unit.get("shell") else None
+    """What the job of a unit runs: the guard itself; None where it is Snakemake."""
+    shell = unit.get("shell")
+    return shell if shell and call_of(shell) else None
 
 
 def lines(found: Mapping[str, Any]) -> Iterable[str]:

@@ -2,16 +2,17 @@
 
 sbatch accepts much that then waits for ever (a time limit beyond the partition's), and refuses the rest in
 words that name no cause. Four commands tell all there is to know; each may fail, and what it would have told
-is then not checked, which `Cluster.unchecked` says.
+is then not checked, which `Limits.unchecked` says.
 """
 
 import math
 import os
 import re
-import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from ripresa.slurm import commands
+from ripresa.slurm.commands import Unanswered
 from ripresa.slurm.request import minutes, parsed
 
 ANSWER_S = 10.0
@@ -46,8 +47,8 @@ class Association(NamedTuple):
     max_wall_min: float
 
 
-class Cluster(NamedTuple):
-    """What is known about a cluster; None or empty where it is not."""
+class Limits(NamedTuple):
+    """What is known of what a cluster allows; None or empty where it is not."""
 
     name: str = ""
     partitions: Mapping[str, Fields] | None = None
@@ -61,20 +62,19 @@ class Cluster(NamedTuple):
     """What could not be asked, and why: one line each."""
 
 
-def ask(answer: Callable[[Sequence[str]], str] | None = None) -> Cluster:
+def ask(answer: Callable[[Sequence[str]], str] | None = None) -> Limits:
     """Ask the cluster here what it allows, by one call of each command.
 
-    ``answer`` runs a command and returns what it printed; it raises OSError, with a reason for people, for a
-    command that does not exist, fails or takes too long. Never raises itself.
+    ``answer`` runs a command and returns what it printed, or raises `Unanswered`.
     """
-    say = answer or _run
+    say = answer or (lambda command: commands.ask(command, timeout_s=ANSWER_S))
     unchecked = []
     try:
         partitions = {fields["PartitionName"]: fields for fields in _lines(say(_scontrol("partition")))}
         nodes = tuple(_node(fields) for fields in _lines(say(_scontrol("node"))))
         settings = _settings(say(["scontrol", "show", "config"]))
-    except (OSError, KeyError, ValueError) as error:
-        return Cluster(unchecked=(f"partitions, nodes and accounts: {_reason(error)}",))
+    except (Unanswered, KeyError, ValueError) as error:
+        return Limits(unchecked=(f"partitions, nodes and accounts: {_reason(error)}",))
     name, user = settings.get("ClusterName", ""), _user()
     enforced = frozenset(re.findall(r"\w+", settings.get("AccountingStorageEnforce", "").lower()))
     associations = None
@@ -83,12 +83,12 @@ def ask(answer: Callable[[Sequence[str]], str] | None = None) -> Cluster:
         try:
             text = say(["sacctmgr", "-nP", "show", "assoc", f"user={user}", f"cluster={name}", columns])
             associations = tuple(_association(line) for line in text.splitlines() if line.strip())
-        except (OSError, ValueError) as error:
+        except (Unanswered, ValueError) as error:
             unchecked.append(f"accounts and QOS: {_reason(error)}")
-    return Cluster(name, partitions, nodes, associations, enforced, user, tuple(unchecked))
+    return Limits(name, partitions, nodes, associations, enforced, user, tuple(unchecked))
 
 
-def check(request: Iterable[str], cluster: Cluster) -> list[str]:
+def check(request: Iterable[str], cluster: Limits) -> list[str]:
     """Why a cluster would refuse or never start what these options of sbatch ask for, one line a problem.
 
     ``request`` is a list of `request.options`. Empty if nothing is wrong, or nothing is known.
@@ -115,7 +115,7 @@ def check(request: Iterable[str], cluster: Cluster) -> list[str]:
     return [f"partition {name}: {problem}" for name in wanted for problem in found[name]]
 
 
-def _in_partition(asked: Fields, name: str, cluster: Cluster) -> list[str]:
+def _in_partition(asked: Fields, name: str, cluster: Limits) -> list[str]:
     """What keeps a request from ever starting in one partition."""
     assert cluster.partitions is not None
     partition = cluster.partitions[name]
@@ -135,7 +135,7 @@ def _in_partition(asked: Fields, name: str, cluster: Cluster) -> list[str]:
     return problems + _capacity(asked, name, partition, cluster)
 
 
-def _capacity(asked: Fields, name: str, partition: Fields, cluster: Cluster) -> list[str]:
+def _capacity(asked: Fields, name: str, partition: Fields, cluster: Limits) -> list[str]:
     """What no node of a partition has, or too few of them."""
     nodes = [node for node in cluster.nodes or () if name in node.partitions]
     if not nodes:
@@ -171,7 +171,7 @@ def _capacity(asked: Fields, name: str, partition: Fields, cluster: Cluster) -> 
     return problems
 
 
-def _accounting(asked: Fields, cluster: Cluster) -> list[str]:
+def _accounting(asked: Fields, cluster: Limits) -> list[str]:
     """What this user may not do, where that is enforced."""
     mine = cluster.associations
     if mine is None:
@@ -195,7 +195,7 @@ def _accounting(asked: Fields, cluster: Cluster) -> list[str]:
     return []
 
 
-def _features(asked: Fields, cluster: Cluster) -> list[str]:
+def _features(asked: Fields, cluster: Limits) -> list[str]:
     """Features that no node has: sbatch refuses them, also where others would do."""
     if cluster.nodes is None:
         return []
@@ -363,26 +363,5 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _run(command: Sequence[str]) -> str:
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=ANSWER_S,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise OSError(f"there is no {command[0]} here") from None
-    except subprocess.TimeoutExpired:
-        raise OSError(f"{command[0]} has not answered for {ANSWER_S:.0f} s") from None
-    if done.returncode:
-        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise OSError(f"{command[0]} failed: {said[:200]}")
-    return done.stdout
-
-
 def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, OSError) else "the answer cannot be read"
+    return str(error) if isinstance(error, Unanswered) else "the answer cannot be read"

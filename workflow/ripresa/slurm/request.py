@@ -83,8 +83,8 @@ def options(resources: Mapping[str, object], *, threads: int) -> list[str]:
 
     - ``slurm_partition``, ``clusters``: a name, or several with commas; ``slurm_account``, ``qos``: a name;
       ``constraint``: an expression of features.
-    - ``mem_mb`` or ``mem_mb_per_cpu`` in MB; ``runtime`` in min (SLURM counts whole ones: rounded up);
-      ``nodes``, ``tasks``, ``cpus_per_task`` (default ``threads``): whole numbers.
+    - ``mem_mb`` or ``mem_mb_per_cpu`` in MB (0: as if absent); ``runtime`` in min (SLURM counts whole ones:
+      rounded up); ``nodes``, ``tasks``, ``cpus_per_task`` (default ``threads``): whole numbers.
     - ``gpu`` or ``gpus``: how many in all, with ``gpu_model`` of which type; or ``gres``: per node,
       ``name[:type][:count]``, or several with commas.
     - ``exclusive``: true, ``user`` or ``mcs``; ``slurm_signal``: ``USR1@SECONDS`` before the end;
@@ -93,6 +93,10 @@ def options(resources: Mapping[str, object], *, threads: int) -> list[str]:
     Raises ValueError with the resource, its value and what is allowed.
     """
     given = {name: value for name, value in resources.items() if value is not None and value != ""}
+    for name in ("mem_mb", "mem_mb_per_cpu"):
+        # To Snakemake's own executor 0 is none, which takes back a default. To sbatch it were all there is.
+        if given.get(name) == 0 and given[name] is not False:
+            del given[name]
     own: dict[str, str | None] = {}
     for option, resource, read in _READERS:
         if resource in given:
@@ -102,7 +106,9 @@ def options(resources: Mapping[str, object], *, threads: int) -> list[str]:
     if given.get("exclusive", False) is not False and given["exclusive"] != 0:
         own["exclusive"] = _exclusive("exclusive", given["exclusive"])
     if "mem" in own and "mem-per-cpu" in own:
-        raise _wrong("mem_mb_per_cpu", given["mem_mb_per_cpu"], "either this or mem_mb, not both")
+        raise _wrong(
+            "mem_mb_per_cpu", given["mem_mb_per_cpu"], "either this or mem_mb, not both (mem_mb = 0 is none)"
+        )
     extra = _extra(given["slurm_extra"], own) if "slurm_extra" in given else []
     if "gpus" in own and own.keys().isdisjoint(("nodes", "ntasks")):
         # One process: devices that SLURM gathered from several nodes would be out of its reach.
