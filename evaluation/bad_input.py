@@ -16,6 +16,7 @@ Exits 1 on any traceback, wrongly accepted or lost result.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -71,16 +72,17 @@ def damaged_units(root: Path) -> Iterator[Outcome]:
     """One unit, one damaged file at a time."""
     command = f"printf '{RESULT}' > {{output}}".replace("\n", "\\n")
     for before in ("failed", "published"):
+        first = root / before
+        first.mkdir(parents=True)
+        unit = Guarded(first)
+        unit("exit 255" if before == "failed" else command)
+        if before == "published":
+            unit.path.unlink()
         for file in ("attempts", "lease", "breakers", "recovery", "events", "guard", "staged"):
             if file == "staged" and before == "failed":
                 continue
             for kind, data in GARBAGE.items():
-                directory = root / f"{before}-{file}-{kind}"
-                directory.mkdir(parents=True)
-                unit = Guarded(directory)
-                unit("exit 255" if before == "failed" else command)
-                if before == "published":
-                    unit.path.unlink()
+                unit = Guarded(shutil.copytree(first, root / f"{before}-{file}-{kind}"))
                 path = _file(unit, file)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
@@ -112,13 +114,14 @@ def _guarded(unit: Guarded, command: str) -> tuple[str, bool]:
 
 def damaged_campaigns(root: Path) -> Iterator[Outcome]:
     """A finished campaign, all files of its journal damaged in one way, and one result missing."""
+    first = root / "campaign"
+    first.mkdir(parents=True)
+    finished = Campaign(first)
+    finished.units(a=1, b=2, c=3)
+    made = finished() == 0
+    expected = {name: finished.path(name).read_text() for name in "abc"}
     for kind, data in GARBAGE.items():
-        directory = root / f"campaign-{kind}"
-        directory.mkdir(parents=True)
-        campaign = Campaign(directory)
-        campaign.units(a=1, b=2, c=3)
-        ok = campaign() == 0
-        expected = {name: campaign.path(name).read_text() for name in "abc"}
+        campaign = Campaign(shutil.copytree(first, root / f"campaign-{kind}"))
         before = {name: campaign.path(name).stat().st_mtime_ns for name in "ab"}
         campaign.path("c").unlink()
         Path(campaign.run.lease("units/c.txt")).parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +136,7 @@ def damaged_campaigns(root: Path) -> Iterator[Outcome]:
         try:
             for call in ("status", "why units/a.txt", "verify"):
                 campaign.ripresa(f"{call} --run test")
-            ok = campaign() == 0 and ok
+            ok = campaign() == 0 and made
             counts = json.loads(campaign.ripresa("status --run test --json"))["counts"]
             told = [f"{number} {state}" for state, number in counts.items()]
         except (AssertionError, ValueError) as error:

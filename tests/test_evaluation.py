@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SMALL_STACK = ["--frames", "10", "--width", "300", "--height", "200"]
 SHORT = {
-    "availability": ["--kills", "8"],
+    "availability": ["--kills", "5"],
     "bad_input": [],
     "guard_cost": ["--units", "200", "--rounds", "1"],
     "kill_storm": ["--units", "150", "--kills", "12"],

@@ -14,6 +14,7 @@ Exits 1 if a figure is missed.
 import argparse
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -58,11 +59,14 @@ def experiments(bench: Bench, arguments: argparse.Namespace, began: float) -> in
         if arguments.report:
             Path(arguments.report).write_text("\n".join(tables))
 
-    parts = [
-        bench.mixed("mixed", share=SHORT_SHARE if short else 1.0),
-        bench.controllers("controllers", rounds=1 if short else ROUNDS),
-    ]
-    disk = bench.disk("disk", number=20 if short else 40)
+    # The short form tells no figures of time but rough ones, so its campaigns may share the machine.
+    with ThreadPoolExecutor(2 if short else 1) as pool:
+        campaigns = [
+            pool.submit(bench.mixed, "mixed", share=SHORT_SHARE if short else 1.0),
+            pool.submit(bench.controllers, "controllers", rounds=1 if short else ROUNDS),
+        ]
+        full = pool.submit(bench.disk, "disk", number=20 if short else 40)
+        parts, disk = [campaign.result() for campaign in campaigns], full.result()
     ours = report.joined("Ripresa", [*parts, *([disk] if disk else [])])
     show(report.kinds_table(ours))
     show(report.others_table(ours))

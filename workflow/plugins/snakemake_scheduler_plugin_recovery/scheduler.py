@@ -18,7 +18,7 @@ from snakemake_scheduler_plugin_recovery.control import (
     reevaluate,
     running,
 )
-from snakemake_scheduler_plugin_recovery.units import BREAKER, Job, units_of
+from snakemake_scheduler_plugin_recovery.units import BREAKER, DEVICE, Job, units_of
 
 Sizes = Mapping[Any, int | None]
 
@@ -150,7 +150,9 @@ class Scheduler(SchedulerBase):
             temp_bytes=sum(size for file, size in files if size and file.is_flagged("temp")),
             rule=rule,
             input_bytes=sum(size for _, size in files),
-            demand=demand + tuple((BREAKER + scope, 1) for scope in outlook.scopes),
+            demand=demand
+            + tuple((BREAKER + scope, 1) for scope in outlook.scopes)
+            + tuple((DEVICE + name, 1) for name in outlook.devices),
             escalated=outlook.escalated,
             again=outlook.attempts > 0,
         )

@@ -9,17 +9,24 @@ import time
 from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
-from ripresa.journal import clock, records
+from ripresa.journal import clock, devices, records
 from ripresa.journal.paths import Run
 from ripresa.placement.durations import Durations
 from ripresa.placement.withholding import FREE, Outlook, Withholding
 from ripresa.recovery.escalation import Learnt
+from snakemake_scheduler_plugin_recovery.control import running
 
 Job = Any
 """A single or a group job; Snakemake's own classes offer more than their scheduler interface."""
 
 BREAKER = "breaker "
 """A scope is a resource: half-open it has as much as its breaker lets through, open it has none."""
+
+DEVICE = "device "
+"""A device is a resource, too: there is one of it, or none while somebody holds it."""
+
+LOOK_S = 1.0
+"""The time between two looks at a device that others hold."""
 
 RETURNS = 4
 """After so many starts without an attempt the next one is the last."""
@@ -39,9 +46,11 @@ class Units:
         self._logger = logger
         self._withholding = Withholding(run, session)
         self._attempts: dict[Job, int] = {}
-        self._started: set[Job] = set()
+        self._started: dict[Job, float] = {}
+        """The units that run, and when they were started, in seconds since the epoch."""
         self._returns: dict[Job, int] = {}
         self._scopes: set[str] = set()
+        self._devices: set[str] = set()
         self._meetings: frozenset[str] = frozenset()
         self._learnt = Learnt(run)
         self._learnt.refresh()
@@ -65,8 +74,11 @@ class Units:
         a matter of milliseconds, is final.
         """
         scopes = [scope for member in _members(job) for scope in _declared_scopes(member)]
+        named: tuple[str, ...] = ()
         if job.is_local or self._dag.workflow.local_exec:
             scopes.append(f"host:{_HOST}")
+            named = _devices(job)
+            self._devices.update(named)
         try:
             outlook = self._withholding.outlook(targets, scopes=scopes, retried=job.attempt > 1)
         except OSError as error:
@@ -74,14 +86,15 @@ class Units:
             return FREE
         if outlook.stopped:
             job.attempt = job.restart_times + 1
-            self._started.discard(job)
+            self._started.pop(job, None)
             self._attempts.pop(job, None)
             return outlook
+        outlook = outlook._replace(devices=named) if named else outlook
         if outlook.attempts != self._attempts.get(job):
             self._returns.pop(job, None)
         elif job in self._started:
             outlook = self._sent_back(job, outlook)
-        self._started.discard(job)
+        self._started.pop(job, None)
         self._attempts[job] = outlook.attempts
         self._scopes.update(outlook.scopes)
         return outlook
@@ -89,10 +102,14 @@ class Units:
     def _sent_back(self, job: Job, outlook: Outlook) -> Outlook:
         """The outlook of a unit that was started and came back without an attempt.
 
-        Its guard met an open breaker, or could not work at all (no journal to write, no interpreter):
-        that is not tried without end.
+        Its guard met an open breaker or a device in use, or could not work at all (no journal to write, no
+        interpreter): that is not tried without end.
         """
         now = time.time()
+        if outlook.devices and devices.used_since(outlook.devices, self._started[job]):
+            # Somebody else was there first: that is no attempt for Snakemake, either.
+            job.attempt = max(1, job.attempt - 1)
+            return outlook
         until = self._withholding.opens(now)
         if until is None:
             returns = self._returns[job] = self._returns.get(job, 0) + 1
@@ -122,14 +139,14 @@ class Units:
         """Remember which units start now."""
         for job in jobs:
             self.renew(job)
-        self._started.update(job for job in jobs if job in self._attempts)
+        self._started.update((job, time.time()) for job in jobs if job in self._attempts)
 
     def learn(self) -> bool:
         """Learn durations from the units that ended since the last call; whether a rank changed."""
         ended = [job for job in self._started if all(map(self._dag.finished, _members(job)))]
-        self._started.difference_update(ended)
         changed = False
         for job in ended:
+            del self._started[job]
             self._attempts.pop(job, None)
             for target in self.targets(job):
                 changed |= self.durations.learn(records.last(self._run.attempts(target)))
@@ -141,17 +158,31 @@ class Units:
         return self._meetings != before
 
     def limit(self, capacity: dict[str, Any], now: float) -> list[str]:
-        """Count the scopes among the resources; returns those in which nothing may start."""
-        if not self._scopes:
-            return []
-        allowed = self._withholding.allowances(self._scopes, now)
-        for scope in self._scopes:
-            capacity[BREAKER + scope] = allowed.get(scope, sys.maxsize)
-        return [scope for scope, number in allowed.items() if not number]
+        """Count the scopes and devices among the resources; returns those of which nothing may start."""
+        closed = []
+        if self._devices:
+            there = running(self._dag)
+            ours = {name for job in self._started if job in there for name in _devices(job)}
+            others = set(devices.held(sorted(self._devices - ours)))
+            capacity.update((DEVICE + name, int(name not in ours | others)) for name in self._devices)
+            closed = [DEVICE + name for name in others]
+        if self._scopes:
+            allowed = self._withholding.allowances(self._scopes, now)
+            for scope in self._scopes:
+                capacity[BREAKER + scope] = allowed.get(scope, sys.maxsize)
+            closed += [BREAKER + scope for scope, number in allowed.items() if not number]
+        return closed
 
-    def opens(self, scopes: Iterable[str], now: float) -> float:
-        """When to ask again for scopes in which nothing may start, in seconds since the epoch."""
-        return self._withholding.opens(now, scopes) or now
+    def opens(self, closed: Iterable[str], now: float) -> float:
+        """When to ask again for what nothing may start of, in seconds since the epoch.
+
+        Nobody knows when a device will be free that others hold.
+        """
+        scopes = [name.removeprefix(BREAKER) for name in closed if name.startswith(BREAKER)]
+        times = [self._withholding.opens(now, scopes) or now] if scopes else []
+        if any(name.startswith(DEVICE) for name in closed):
+            times.append(now + LOOK_S)
+        return min(times, default=now)
 
 
 def units_of(dag: Any, logger: logging.Logger) -> Units | None:
@@ -173,6 +204,12 @@ def _declared_scopes(job: Job) -> Iterable[str]:
     for kind, name in _scope_patterns(job.rule.shellcmd or ""):
         # Not by job.format_wildcards: that expands the params too, 0.2 ms a job.
         yield f"{kind}:{_WILDCARD.sub(lambda found: str(job.wildcards_dict[found.group(1)]), name)}"
+
+
+def _devices(job: Job) -> tuple[str, ...]:
+    """The devices that a job names."""
+    found = [member.resources.get(devices.RESOURCE) for member in _members(job)]
+    return tuple(name for given in found if isinstance(given, str) for name in devices.named(given))
 
 
 @functools.cache

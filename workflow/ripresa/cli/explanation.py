@@ -115,7 +115,9 @@ def _under_way(case: Situation, running: Mapping[str, Any]) -> str:
     earlier = ""
     if case.unit.waits_for:
         earlier = "; it was started by an earlier call, and its result will be taken over"
-    return f"attempt {running['attempt']} has been running{for_long} on {host} (process {pid}){far}{earlier}"
+    device = f" with device {printable(running['device'])}" if running.get("device") else ""
+    who = f"{host} (process {pid}){device}"
+    return f"attempt {running['attempt']} has been running{for_long} on {who}{far}{earlier}"
 
 
 def _recovered(history: list[Record]) -> str:

@@ -152,7 +152,8 @@ def _row(run: Run, unit: state.UnitState, now: float) -> tuple[str, ...]:
     if unit.state == state.RUNNING:
         owner = leases.owner(run.lease(unit.target)) or {}
         since = clock.seconds(owner.get("started"))
-        reason = "; ".join(filter(None, [f"for {lasted(now - since)}" if since else "", reason]))
+        device = f"on {printable(unit.device)}" if unit.device else ""
+        reason = "; ".join(filter(None, [f"for {lasted(now - since)}" if since else "", device, reason]))
     reason = ": ".join(part for part in (waiting(unit, now), reason) if part)
     return unit.state, unit.target, str(unit.attempts), unit.failure_class or "", reason
 

@@ -21,6 +21,8 @@ def waiting(unit: state.UnitState, now: float) -> str:
             return f"breaker of {named} is open for {lasted(until - now)}, until {local(found['until'])}"
         case "breaker":
             return f"breaker of {named} is half-open, and its probes are under way"
+        case "device":
+            return f"device in use: {named}"
         case "blocked":
             return f"blocked by {named}"
         case "process":

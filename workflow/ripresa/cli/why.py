@@ -44,7 +44,7 @@ def _running(run: Run, target: str, history: list[dict[str, Any]]) -> dict[str, 
     number = owner.get("attempt")
     if not isinstance(number, int):
         number = 1 + max((record["attempt"] for record in history), default=0)
-    named = {key: owner.get(key) for key in ("host", "pid", "started", "session")}
+    named = {key: owner.get(key) for key in ("host", "pid", "started", "session", "device")}
     far = fraction(run.progress(target, number))
     progress = f"{far[0]} of {far[1]}" if far else None
     return {"attempt": number, **named, "progress": progress, "log": os.path.abspath(run.log(target, number))}
@@ -84,7 +84,7 @@ def _history(history: list[dict[str, Any]], changed: list[dict[str, Any]]) -> It
 
 def _row(record: dict[str, Any], changed: list[dict[str, Any]]) -> tuple[str, ...]:
     number, outcome = str(record["attempt"]), printable(record["outcome"])
-    host = printable(record.get("host") or "?")
+    host = ", ".join(filter(None, [printable(record.get("host") or "?"), printable(record.get("device"))]))
     if outcome in ("released", "adopted"):
         when = record.get("adopted") if outcome == "adopted" else record.get("ended")
         said = "its result counts, nothing ran again"

@@ -49,7 +49,7 @@ class Lease:
 
     def release(self) -> None:
         """Give the lease back, also for processes that inherited it."""
-        if _same_file(self.fd, self.path):
+        if same_file(self.fd, self.path):
             os.unlink(self.path)
         try:
             fcntl.flock(self.fd, fcntl.LOCK_UN)
@@ -84,12 +84,13 @@ def acquire(run: Run, target: str) -> Lease | None:
                 return _acquire_without_locks(path)
             raise
         # The file may have been given back and removed between opening and locking it.
-        if _same_file(fd, path):
+        if same_file(fd, path):
             return Lease(path, fd, owner(path) if os.fstat(fd).st_size else None)
         os.close(fd)
 
 
-def _same_file(fd: int, path: str) -> bool:
+def same_file(fd: int, path: str) -> bool:
+    """Whether a path still leads to an open file."""
     try:
         there = os.stat(path)
     except FileNotFoundError:
@@ -154,7 +155,7 @@ def _remove_gone(path: str) -> dict[str, Any] | None:
             if info.st_size and not _gone(previous, info.st_mtime):
                 return None
             # Who was gone does not remove it any more, so if it still is there it stays until here.
-            if not _same_file(fd, path):
+            if not same_file(fd, path):
                 return None
             os.unlink(path)
             return previous

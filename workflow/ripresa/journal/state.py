@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from ripresa.journal import attempts, clock, controller, leases, processes, records
+from ripresa.journal import attempts, clock, controller, devices, leases, processes, records
 from ripresa.journal.paths import Run, quote
 from ripresa.recovery import breaker, policy
 
@@ -40,10 +40,10 @@ class UnitState(NamedTuple):
     waits_for: dict[str, Any] | None = None
     """What keeps a unit from starting (or, of a running one, a new call from executing it); None for nothing.
 
-    ``what`` is ``time`` (a backoff), ``breaker``, ``process`` (an attempt of an earlier call holds its
-    lease), ``blocked`` (units upstream that are given up or in quarantine) or ``units`` (upstream, still to
-    come); ``names`` are the scopes, the process, or the first units of ``count``; ``until`` the time, if
-    known.
+    ``what`` is ``time`` (a backoff), ``breaker``, ``device`` (in use by somebody else), ``process`` (an
+    attempt of an earlier call holds its lease), ``blocked`` (units upstream that are given up or in
+    quarantine) or ``units`` (upstream, still to come); ``names`` are the scopes, the devices with who uses
+    them, the process, or the first units of ``count``; ``until`` the time, if known.
     """
 
 
@@ -182,7 +182,7 @@ class _Look:
             attempts=number,
             failure_class=failure_class,
             not_before=not_before,
-            device=_text(record, "device"),
+            device=_text(record if owner is None else owner, "device"),
             reason=reason,
             waits_for=waits,
         )
@@ -199,7 +199,11 @@ class _Look:
             scopes = [scope for scope, entry in covering if breaker.closed_until(entry, now) == opens]
             return _waits("breaker" if held else "time", scopes if held else [], clock.iso(until))
         probed = [scope for scope, entry in covering if self._probed(scope, entry)]
-        return _waits("breaker", probed) if probed else None
+        if probed:
+            return _waits("breaker", probed)
+        names = devices.named(_text(record, "device")) if record.get("host") == self._here else []
+        used = devices.held(names)
+        return _waits("device", [f"{name}{_by(devices.owner(name))}" for name in used]) if used else None
 
     def _probed(self, scope: str, entry: dict[str, Any]) -> bool:
         """Whether a breaker is half-open, and all the probes that it lets through are under way."""
@@ -282,6 +286,12 @@ def _unwatched(lease: str, owner: dict[str, Any], now: float) -> str | None:
     if owner.get("group") is None or silence < leases.EXPIRED_S:
         return None
     return f"its guard, process {pid} on {host}, has shown no sign of life for {silence / 60:.0f} min"
+
+
+def _by(owner: dict[str, Any]) -> str:
+    """Who uses a device."""
+    run, target = owner.get("run_id"), owner.get("target")
+    return f" by process {owner.get('pid')} for {target} of run {run}" if run and target else ""
 
 
 def _backoff(record: dict[str, Any], now: float) -> float:

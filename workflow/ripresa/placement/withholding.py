@@ -26,6 +26,8 @@ class Outlook(NamedTuple):
     """How often it was attempted so far."""
     escalated: bool = False
     """It asks for another amount of a resource now, and others of its kind will start with what works."""
+    devices: tuple[str, ...] = ()
+    """What it leases, one unit at a time."""
 
 
 FREE = Outlook()

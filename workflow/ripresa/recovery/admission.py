@@ -1,4 +1,4 @@
-"""Whether a unit may be executed now, by the last decision on it, its backoff and its breakers."""
+"""Whether a unit may be executed now: by the last decision on it, its backoff, devices and breakers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from ripresa.recovery.unit import Unit
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from ripresa.journal.devices import DeviceLease
 
 
 _LONGEST_PAUSE_S = 60.0
@@ -46,20 +48,44 @@ def _sent_again(last: dict[str, Any]) -> bool:
     return last.get("failure_class") == "cancelled" and "RIPRESA_BATCH" in os.environ
 
 
-def may_start(unit: Unit, last: dict[str, Any]) -> bool:
-    """Pass the backoff and the breakers. The recovery scheduler withholds units until then, so a unit
-    that arrives early is sent back to it; under any other scheduler the guard itself waits."""
+def start(unit: Unit, last: dict[str, Any]) -> list[DeviceLease] | None:
+    """Pass the backoff, the leases of devices and the breakers; returns the devices taken, None for not now.
+
+    The recovery scheduler withholds units until then, so a unit that arrives early is sent back to it; under
+    any other scheduler the guard itself waits. Raises DeviceError where a device cannot be leased at all.
+    """
     scheduled = os.environ.get("RIPRESA_SCHEDULER") == "recovery"
     until = clock.steady() + attempts.wait_s(last, time.time())
     while True:
         wait = until - clock.steady()
-        if wait <= 0 and _claim(unit, time.time()):
-            return True
+        why = "in backoff"
+        if wait <= 0:
+            devices = _take(unit)
+            why = f"{unit.resources.get('gpu_device')} is in use"
+            if devices is not None:
+                if _claim(unit, time.time()):
+                    for device in devices:
+                        device.sign(
+                            {"run_id": unit.run.run_id, "target": unit.target, "session": unit.session}
+                        )
+                    return devices
+                why = "a breaker is open"
+                for device in devices:
+                    device.release()
         if scheduled:
-            unit.say(f"not yet, {'in backoff' if wait > 0 else 'a breaker is open'}")
-            return False
+            unit.say(f"not yet, {why}")
+            return None
         if execution.pause(min(wait, _LONGEST_PAUSE_S) if wait > 0 else 1.0):
-            return False
+            return None
+
+
+def _take(unit: Unit) -> list[DeviceLease] | None:
+    """Lease the devices of the unit, if it has any; None if one is held by another."""
+    if not unit.resources.get("gpu_device"):
+        return []
+    from ripresa.journal import devices
+
+    return devices.take(unit.resources["gpu_device"])
 
 
 def _claim(unit: Unit, now: float) -> bool:

@@ -101,6 +101,7 @@ def close_interrupted(unit: Unit, lease: leases.Lease) -> None:
         outcome="interrupted",
         host=previous.get("host"),
         pid=previous.get("pid"),
+        device=previous.get("device"),
         session=previous.get("session"),
         evidence="the guard of this attempt ended without a word (killed, or the machine went down)",
         **progress.fields,

@@ -17,13 +17,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ripresa.journal.devices import DeviceLease
+
 
 class _Attempt:
     """What belongs to one attempt of a unit."""
 
-    def __init__(self, unit: Unit, lease: leases.Lease, number: int) -> None:
+    def __init__(self, unit: Unit, lease: leases.Lease, number: int, devices: list[DeviceLease]) -> None:
         self.unit = unit
         self.lease = lease
+        self.devices = devices
         self.number = number
         self.began = time.time()
         self.log = unit.run.log(unit.target, number)
@@ -36,6 +39,10 @@ class _Attempt:
             "RIPRESA_ATTEMPT": str(number),
             "RIPRESA_PROGRESS": os.path.abspath(self.progress_file),
         }
+        if devices:
+            from ripresa.journal.devices import environment
+
+            self.environment.update(environment(unit.resources["gpu_device"]))
 
     def execute(self, command: str, progress: Progress, stall: Stall) -> Execution:
         """Run a command to its end. Its processes are named in the lease before they can be orphans."""
@@ -49,8 +56,11 @@ class _Attempt:
             "command_sha256": self.unit.digest,
             "lifeline": lifeline.name,
         }
+        if self.devices:
+            owner["device"] = self.unit.resources["gpu_device"]
         self.lease.write(owner)
-        job = Execution(command, self.log, self.environment, self.lease.fd, lifeline)
+        held = [self.lease.fd, *(device.fd for device in self.devices)]
+        job = Execution(command, self.log, self.environment, held, lifeline)
         try:
             self.lease.write({**owner, "group": job.pid, "group_started": processes.started(job.pid)})
             job.watch(
@@ -68,7 +78,8 @@ class _Attempt:
 
     def _beat(self, progress: Progress) -> None:
         try:
-            self.lease.beat()
+            for lease in (self.lease, *self.devices):
+                lease.beat()
         except OSError:
             return  # a beat more or less is no reason to end what runs
         if progress.changed and progress.value is not None:
@@ -109,9 +120,9 @@ class _Attempt:
         return None
 
 
-def attempt(unit: Unit, lease: leases.Lease, number: int) -> bool:
-    """Execute a unit under its lease; True when its target is published."""
-    this = _Attempt(unit, lease, number)
+def attempt(unit: Unit, lease: leases.Lease, number: int, devices: list[DeviceLease]) -> bool:
+    """Execute a unit under its lease and those of its devices; True when its target is published."""
+    this = _Attempt(unit, lease, number, devices)
     _open_log(unit, this.log)
     publish.stage(unit.run, unit.target, number, unit.outputs)
     emit(

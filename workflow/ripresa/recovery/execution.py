@@ -47,8 +47,14 @@ class Execution:
     """A running command and, after `watch`, what came of it."""
 
     def __init__(
-        self, command: str, log: str, environment: dict[str, str], lease_fd: int, lifeline: processes.Lifeline
+        self,
+        command: str,
+        log: str,
+        environment: dict[str, str],
+        held: list[int],
+        lifeline: processes.Lifeline,
     ) -> None:
+        """Start the command, which inherits the open files ``held`` and the lifeline."""
         self.lifeline = lifeline
         self.exit_code: int | None = None
         self.signal: int | None = None
@@ -59,8 +65,8 @@ class Execution:
         self.max_rss_mb = 0.0
         log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        os.set_inheritable(lease_fd, True)
-        os.set_inheritable(lifeline.fd, True)
+        for fd in (*held, lifeline.fd):
+            os.set_inheritable(fd, True)
         try:
             self.pid = os.posix_spawn(
                 "/bin/bash",
@@ -79,7 +85,8 @@ class Execution:
             os.close(log_fd)
             os.close(null)
             lifeline.let_go()
-            os.set_inheritable(lease_fd, False)
+            for fd in held:
+                os.set_inheritable(fd, False)
         self.started = time.monotonic()
 
     def watch(

@@ -29,9 +29,12 @@ def main(arguments: list[str]) -> int:
     try:
         return _run(unit)
     except OSError as error:
-        # The journal itself cannot be written (full disk, lost mount). Without a record nothing keeps
-        # Snakemake from offering the unit at once again, so the guard waits here.
-        unit.say(f"cannot use the journal: {error}; free space or repair {unit.run.dir}")
+        from ripresa.journal.devices import DeviceError
+
+        # The journal itself cannot be written (full disk, lost mount), or no device be leased. Without a
+        # record nothing keeps Snakemake from offering the unit at once again, so the guard waits here.
+        advice = f"cannot use the journal: {error}; free space or repair {unit.run.dir}"
+        unit.say(str(error) if isinstance(error, DeviceError) else advice)
         execution.pause(30.0 * _time_scale(unit))
         return GAVE_UP
 
@@ -71,9 +74,14 @@ def _with_lease(unit: Unit, lease: leases.Lease, since: float) -> int:
         # Whether and when to go on is the scheduler's to decide.
         unit.say(f"the adopted attempt {last['attempt']} failed")
         return GAVE_UP
-    if not admission.may_start(unit, last):
+    devices = admission.start(unit, last)
+    if devices is None:
         return NOT_NOW
-    return DONE if attempt(unit, lease, last.get("attempt", 0) + 1) else GAVE_UP
+    try:
+        return DONE if attempt(unit, lease, last.get("attempt", 0) + 1, devices) else GAVE_UP
+    finally:
+        for device in devices:
+            device.release()
 
 
 def _time_scale(unit: Unit) -> float:
