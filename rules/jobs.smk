@@ -13,22 +13,20 @@ if answer.returncode:
     raise WorkflowError(answer.stderr.strip())
 job_plan = json.loads(answer.stdout)
 campaign.rules += job_plan["rules"]
-GROWS = ("mem_mb", "runtime", "batch_size")
 
 
 def job_resources(job, units):
     """The resources of a job, of which failures change those that help, up to their limits."""
-    grows = [name for name in GROWS if name in job["amounts"] and not (job["segments"] and name == "runtime")]
-    limits = job["limits"]
-    changing = {name: escalated(units, name, job["amounts"][name], limit=limits.get(name)) for name in grows}
-    return {**job["resources"], **job["amounts"], **changing}
+    asked, limits = job["resources"], job["limits"]
+    changing = {name: escalated(units, name, asked[name], limit=limits.get(name)) for name in job["grows"]}
+    return {**asked, **changing}
 
 
 def job_command(job, output, directory):
     """The guarded command of a job or a segment. What does not determine the result is no part of its text."""
     words = [f"python workflow/scripts/job_run.py {{params.unit:q}} {output}", "--amount threads={threads}"]
     words += [f"--output {directory}"] if job["output"] else []
-    words += [f"--amount {name}={{resources.{name}}}" for name in job["amounts"]]
+    words += [f"--amount {name}={{resources.{name}}}" for name in job["told"]]
     # The name tells this guard's options from those of other jobs.
     words += [f"<<'END_OF_JOB' # {job['name']}"]
     return f"{' '.join(words)}\n{{params.command}}\nEND_OF_JOB"
@@ -45,7 +43,7 @@ def job_guard(job, output, directory, schema):
         beat=job["beat"],
         progress="counter:$RIPRESA_PROGRESS" if job["counter"] else None,
         scopes={"workload": job["name"]},
-        resources=tuple(job["amounts"]),
+        resources=tuple(job["told"]),
     )
 
 

@@ -22,6 +22,8 @@ END = "END_OF_JOB"
 PLACES = ("output", "checkpoints", "resume", "segment", "threads")
 """What templates may name beside parameters and resources; known when the job runs."""
 LONGEST_LABEL = 100
+GROWS = ("mem_mb", "runtime", "batch_size")
+"""Resources that failures may change."""
 BEAT_S = 5.0
 """The guard's time between two looks at a command, unless a shorter limit needs more of them."""
 NO_SWEEP = "once"
@@ -44,10 +46,10 @@ def _job(name: str, job: Config, cluster: str | None) -> dict[str, Any]:
     """One job, for the rule file.
 
     ``units`` are its points with all that determines their results, and nothing else: a change of these
-    runs a unit again. ``amounts`` are the whole-number resources, which failures may change up to
-    ``limits``; ``resources`` the other ones. ``stall`` and ``beat`` are limits of the guard in s, ``counter``
-    says whether progress is told by steps, ``segments`` how many there may be (0: the job runs in one
-    piece), ``output`` whether the command writes files of its own.
+    runs a unit again. ``grows`` are the resources that failures may change, up to ``limits``, and ``told``
+    those that the command or its guard is told when it starts. ``stall`` and ``beat`` are limits of the guard
+    in s, ``counter`` says whether progress is told by steps, ``segments`` how many there may be (0: the job
+    runs in one piece), ``output`` whether the command writes files of its own.
     """
     where = f"jobs.jobs.{name}"
     resources = _resources(where, job, cluster)
@@ -76,13 +78,16 @@ def _job(name: str, job: Config, cluster: str | None) -> dict[str, Any]:
                 f"{where}.progress.pattern: {pattern!r} has no named group; write (?P<step>\\d+) or the like"
             )
     stall, beat = _inactivity(job)
-    amounts = {key: value for key, value in resources.items() if type(value) is int and key != "threads"}
+    # What is told stands in the shell text, where a name more would run units again that are complete.
+    named = template.fields(" ".join([job["command"], *_variables(job).values()]))
+    told = [name for name in resources if name in GROWS or f"resources.{name}" in named]
     return {
         "name": name,
         "units": units,
         "threads": resources.get("threads", 1),
-        "amounts": amounts,
-        "resources": {k: v for k, v in resources.items() if k not in amounts and k != "threads"},
+        "resources": {key: value for key, value in resources.items() if key != "threads"},
+        "told": [name for name in told if type(resources[name]) is int and name != "threads"],
+        "grows": [name for name in resources if name in GROWS and not (segments and name == "runtime")],
         "limits": (job.get("resources") or {}).get("limits") or {},
         "stall": stall,
         "beat": beat,
@@ -121,8 +126,7 @@ def _units(where: str, job: Config, resources: Config) -> Iterable[dict[str, Any
             raise JobError(f"{where}.sweep: {taken[0]!r} stands for something else in templates; rename it")
         known = {key: _text(value) for key, value in point.items()}
         texts = {"command": job["command"]}
-        for key, value in (environment.get("variables") or {}).items():
-            texts[f"environment.variables.{key}"] = str(value)
+        texts.update({f"environment.variables.{key}": text for key, text in _variables(job).items()})
         if "file" in (job.get("success") or {}):
             texts["success.file"] = job["success"]["file"]
         if isinstance((job.get("progress") or {}).get("total"), str):
@@ -144,6 +148,11 @@ def label(point: Mapping[str, Any]) -> str:
     """How a point is named in paths: `rate=0.1,width=4`, or its digest where that is long or no file name."""
     text = ",".join(f"{key}={_text(point[key])}" for key in sorted(point)) or NO_SWEEP
     return text if len(text) <= LONGEST_LABEL and SAFE.fullmatch(text) else digest(point)
+
+
+def _variables(job: Config) -> dict[str, str]:
+    variables = (job.get("environment") or {}).get("variables") or {}
+    return {key: str(value) for key, value in variables.items()}
 
 
 def _check(where: str, text: str, known: list[str]) -> None:

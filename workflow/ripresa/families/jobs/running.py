@@ -122,6 +122,8 @@ class _Attempt:
         held: list[int] = []
         start: Checkpoint | None = None
         started = datetime.now(UTC)
+        if self.output:
+            os.makedirs(self.output, exist_ok=True)
         if self.kept is not None:
             held.append(self.book.hold(say))
             if (earlier := self._as_before()) is not None:
@@ -132,8 +134,6 @@ class _Attempt:
             f"{header(self.unit)}, segment {self.segment}: "
             + (f"from {start.name}" if start else "from the beginning")
         )
-        if self.output:
-            os.makedirs(self.output, exist_ok=True)
         follower = Follower(self.given.log)
         ended = execution.run(
             environment.script(
