@@ -5,15 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ripresa.cli.answers import Refusal
-from ripresa.journal import records
+from ripresa.journal import state
 from ripresa.journal.paths import Run
 from ripresa.journal.text import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 RUNS = "runs"
 CONFIG = "config"
@@ -70,27 +67,12 @@ def own_configuration(run_id: str) -> str:
     return f"{RUNS}/{run_id}/campaign.yaml"
 
 
-def targets(run: Run) -> list[str]:
-    """All units of a run: those of its manifest, else those that were attempted."""
-    listed = [unit["target"] for unit in records.iterate(run.units) if isinstance(unit.get("target"), str)]
-    return listed or list(attempted(run))
-
-
-def attempted(run: Run) -> Iterable[str]:
-    """The targets that have attempt records."""
-    root = f"{run.journal}/attempts"
-    for directory, _, names in os.walk(root):
-        for name in names:
-            if name.endswith(".jsonl"):
-                yield os.path.relpath(f"{directory}/{name}", root).removesuffix(".jsonl")
-
-
 def find(run: Run, word: str) -> list[str]:
     """The targets that a word names: one exactly, as a path, by its end, or several by a pattern.
 
     Refuses, with what comes close, if it names none.
     """
-    units = targets(run)
+    units = state.targets(run)
     known = set(units)
     inside = run.target_of(word) if word else None
     exact = next((name for name in (word, inside) if name in known or _has_attempts(run, name)), None)

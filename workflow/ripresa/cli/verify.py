@@ -7,7 +7,7 @@ from typing import Any
 
 from ripresa.cli import runs
 from ripresa.cli.answers import Answer, Table, count
-from ripresa.journal import attempts, leases, publish
+from ripresa.journal import attempts, leases, publish, state
 from ripresa.journal.paths import Run
 
 MISSING, CHANGED, UNREADABLE, UNRECORDED = "missing", "changed", "unreadable", "unrecorded"
@@ -18,7 +18,7 @@ def answer(arguments: argparse.Namespace) -> Answer:
     run = runs.chosen(arguments)
     problems: list[dict[str, Any]] = []
     checked = files = 0
-    for target in runs.targets(run):
+    for target in state.targets(run):
         number, wrong = _verify(run, target)
         checked += number > 0
         files += number

@@ -32,6 +32,8 @@ class Campaign:
         """Rules in the order in which their jobs follow each other, for the phase events of the run."""
         self.guards: dict[str, dict[str, Any]] = {}
         """Options of guarded commands by the digest of the command."""
+        self.rules: list[dict[str, Any]] = []
+        """Classifier rules that families add to those of config/recovery.yaml, which win over them."""
         self.escalated: list[dict[str, Any]] = []
         """What failures may change: ``expression`` of the targets, ``resource``, ``first`` and ``limit``."""
 
@@ -57,6 +59,7 @@ class Campaign:
         controller.hold(self.run, self.session)
         if forced:
             os.environ["RIPRESA_FORCED"] = "1"
+        policy = {**policy, "rules": [*(policy.get("rules") or []), *self.rules]}
         records.write_json(self.run.recovery, policy)
         for digest, options in self.guards.items():
             records.write_json(self.run.guard(digest), options)

@@ -91,6 +91,26 @@ def family_stats(leader: int) -> list[tuple[int, list[bytes]]]:
     return [(pid, stats[pid]) for pid in known]
 
 
+def descendants(ancestor: int) -> list[int]:
+    """The living processes that a process has started, and theirs; not those whose parents have ended."""
+    parents = {pid: int(fields[1]) for pid, fields in _stats() if fields[0] not in (b"Z", b"X")}
+    found: list[int] = []
+    recent = {ancestor}
+    while recent := {pid for pid, parent in parents.items() if parent in recent}:
+        found += recent
+    return found
+
+
+def heeds(pid: int, number: int) -> bool:
+    """Whether a process catches a signal or waits for it, so that it does not simply die of it."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            masks = [int(line.split()[1], 16) for line in file if line.startswith((b"SigBlk", b"SigCgt"))]
+    except (OSError, ValueError, IndexError):
+        return False
+    return any(mask >> (number - 1) & 1 for mask in masks)
+
+
 def io_bytes(pid: int) -> int:
     """Bytes that a process and its ended children have written, anywhere, and read from disks.
 

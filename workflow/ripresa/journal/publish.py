@@ -71,7 +71,9 @@ def _files(path: str) -> Iterable[str]:
     for directory, folders, names in os.walk(path):
         folders.sort()
         for name in sorted(names):
-            yield os.path.join(directory, name)
+            # Snakemake's own, in directories that are outputs; it comes and changes after publishing.
+            if name != ".snakemake_timestamp":
+                yield os.path.join(directory, name)
 
 
 def checksum(path: str) -> str:

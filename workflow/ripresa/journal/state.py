@@ -59,6 +59,12 @@ def states(run: Run, now: float | None = None) -> list[UnitState]:
     return [upstream.added(unit) for unit in found.values()]
 
 
+def targets(run: Run) -> list[str]:
+    """The units of a run, in order."""
+    manifest = _Look(run, time.time()).manifest
+    return sorted(manifest.keys() | _born(run, manifest))
+
+
 def state_of(run: Run, target: str, now: float | None = None) -> UnitState:
     """Derive the state of one unit; one that nobody knows is PENDING."""
     look = _Look(run, time.time() if now is None else now)

@@ -2,8 +2,11 @@
 
 import _signal
 
-# First of all: a stop that comes while the guard is still being imported waits until it is understood.
-_signal.pthread_sigmask(_signal.SIG_BLOCK, {_signal.SIGINT, _signal.SIGTERM})
+# First of all: a stop or a warning that comes while the guard is still being imported waits until it is
+# understood.
+_signal.pthread_sigmask(
+    _signal.SIG_BLOCK, {_signal.SIGINT, _signal.SIGTERM, _signal.SIGUSR1, _signal.SIGUSR2}
+)
 
 import os  # noqa: E402
 import sys  # noqa: E402

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 STOP_SIGNALS = {signals.SIGTERM, signals.SIGINT}
 """Signals that ask the guard to stop. A hang-up is ignored: a closed terminal stops no unit."""
 
-_WATCHED = STOP_SIGNALS | {signals.SIGCHLD}
+WARNINGS = {signals.SIGUSR1, signals.SIGUSR2}
+"""Signals that batch systems send ahead of a time limit. They are for the command."""
+
+_WATCHED = STOP_SIGNALS | WARNINGS | {signals.SIGCHLD}
 _LINGER_S = 1.0
 _KILLED_S = 5.0
 _TICK_PER_S = os.sysconf("SC_CLK_TCK")
@@ -79,7 +82,7 @@ class Execution:
                 ],
                 setpgroup=0,
                 setsigmask=[],
-                setsigdef=[signals.SIGHUP, signals.SIGPIPE, *STOP_SIGNALS],
+                setsigdef=[signals.SIGHUP, signals.SIGPIPE, *STOP_SIGNALS, *WARNINGS],
             )
         finally:
             os.close(log_fd)
@@ -112,6 +115,8 @@ class Execution:
             if info is not None and info.si_signo == signals.SIGCHLD and self._reap():
                 break
             now = time.monotonic()
+            if info is not None and info.si_signo in WARNINGS:
+                self._warn(info.si_signo)
             if info is not None and info.si_signo in STOP_SIGNALS:
                 # Asked twice means at once.
                 kill_at = self._stop(
@@ -163,6 +168,12 @@ class Execution:
         self._signal_group(number)
         for pid in self.lifeline.holders():
             if processes.group_of(pid) != self.pid:
+                processes.kill(pid, number)
+
+    def _warn(self, number: int) -> None:
+        """Pass a warning on to those of the command's processes that heed it; the others would die of it."""
+        for pid in {*processes.group(self.pid), *self.lifeline.holders()}:
+            if processes.heeds(pid, number):
                 processes.kill(pid, number)
 
     def _reap(self) -> bool:

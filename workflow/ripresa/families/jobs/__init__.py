@@ -1,1 +1,1 @@
-"""Long jobs of a cluster, in segments that continue from checkpoints. Room only, so far."""
+"""Long jobs declared in config/jobs.yaml: any command, with checkpoints and in segments (docs/jobs.md)."""
