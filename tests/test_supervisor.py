@@ -38,7 +38,7 @@ def supervised(tmp_path):
         (tmp_path / "script").write_text("\n".join(calls) + "\n")
         path = f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}"
         return subprocess.Popen(
-            # As in a terminal: a shell cannot trap what was ignored when it started, as it is in the background.
+            # As in a terminal: a shell cannot trap what was ignored when it started, as in the background.
             ["env", "--default-signal=INT", "sh", "supervise.sh", "--profile", "slurm"],
             cwd=tmp_path,
             env={**os.environ, "PATH": path, "RIPRESA_QUICK_S": quick},

@@ -1,9 +1,9 @@
 """The controller is killed with -9 while its jobs run on SLURM, things happen, and it is called again.
 
-On a cluster of its own: 27 jobs run, 20 wait in the queue, and 5 more end while nobody looks; meanwhile SLURM requeues
-2 running ones, an administrator submits one of them anew under another id, and cancels one that runs and one that
-waits. Then the same plain call again. Each start is a line that the job itself writes on its node; a unit may start
-again only where SLURM or the administrator ended it.
+On a cluster of its own: 27 jobs run, 20 wait in the queue, and 5 more end while nobody looks; meanwhile SLURM
+requeues 2 running ones, an administrator submits one of them anew under another id, and cancels one that runs and one
+that waits. Then the same plain call again. Each start is a line that the job itself writes on its node; a unit may
+start again only where SLURM or the administrator ended it.
 
 The same with the official executor plugin, with `--official` (it is installed in a folder of its own).
 """
@@ -187,9 +187,8 @@ def run(cluster: Cluster, directory: Path, call: list[str], patience_s: float) -
     )
     after = starts(directory)
     again = {n: count - 1 for n, count in after.items() if count > 1}
-    allowed = (
-        len(happened["requeued"]) + len(happened["resubmitted"]) + 1
-    )  # of the cancelled one only started
+    # Of the two that were cancelled one had started.
+    allowed = len(happened["requeued"]) + len(happened["resubmitted"]) + 1
     overlaps = directory / "overlaps"
     return {
         "exit code": code,
@@ -211,8 +210,9 @@ def official(directory: Path) -> list[str]:
 
     python = environment()
     return [
-        str(python), "-m", "snakemake", "--executor", "slurm", "--jobs", "500", "--rerun-incomplete", "--keep-going",
-        "--nolock", "--default-resources", "slurm_account=proj", "runtime=60", "--workflow-profile", "none",
+        str(python), "-m", "snakemake", "--executor", "slurm", "--jobs", "500", "--rerun-incomplete",
+        "--keep-going", "--nolock", "--default-resources", "slurm_account=proj", "runtime=60",
+        "--workflow-profile", "none",
     ]  # fmt: skip
 
 
