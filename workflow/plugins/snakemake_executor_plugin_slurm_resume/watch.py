@@ -15,7 +15,7 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from ripresa.journal import attempts
 from ripresa.journal.paths import Run
 from ripresa.recovery import policy
-from ripresa.recovery.remote import HELD, PUBLISHED, End
+from ripresa.recovery.remote import FAILED, HELD, PUBLISHED, End
 from ripresa.slurm import commands
 from ripresa.slurm.cluster import Cluster, Ended, Job
 from ripresa.slurm.nodes import BLAMED, BadNodes
@@ -216,8 +216,9 @@ class Watch:
         if outcome == PUBLISHED:
             self._snakemake.report_job_success(info)
             return
-        if one.remote is not None:
+        if outcome == FAILED:
             last = attempts.last(self._run, one.target)
+            outcome = f"{last.get('failure_class')}: {last.get('evidence')}"
             if last.get("failure_class") in BLAMED and last.get("host"):
                 self._bad_nodes().add(str(last["host"]), str(last.get("evidence")))
         self._snakemake.report_job_error(info, msg=f"{one.target}: {outcome}. ")
