@@ -6,8 +6,8 @@ behaves:
 
     settings.json        nodes, partitions, accounting, limits; see store.DEFAULTS
     faults/COMMAND.json  how a command fails: {"calls": 3, "seconds": 0, "after": false,
-                         "exit": 1, "stderr": ""}; without "calls" until removed, with "after" once its work is done, without "exit" it
-                         is merely slow
+                         "exit": 1, "stderr": "..."}; without "calls" until removed, with "after" once its
+                         work is done, without "exit" it is merely slow
     fates.json           what becomes of jobs to come, by name: [["*.x", {"reason": "PartitionTimeLimit"}]]
     jobs/KEY.json        every job, whatever became of it; active/KEY for those that have not ended
     calls.jsonl          every call of a command

@@ -1,5 +1,6 @@
 """Texts of SLURM's: lists of nodes and tasks, lengths of time, points in time."""
 
+import os
 import time
 
 from fake_slurm.store import Stop
@@ -76,7 +77,10 @@ def length(seconds: float, padded: bool = False) -> str:
 
 
 def stamp(seconds: float | None, missing: str) -> str:
-    return missing if seconds is None else time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(seconds))
+    """A point in time as SLURM_TIME_FORMAT says."""
+    form = os.environ.get("SLURM_TIME_FORMAT", "standard")
+    form = form if "%" in form else "%Y-%m-%dT%H:%M:%S"
+    return missing if seconds is None else time.strftime(form, time.localtime(seconds))
 
 
 UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800}

@@ -35,6 +35,7 @@ until: squeue -h -t all -o %T -j {nolog} = FAILED
 squeue -h -r --me -o '%i|%F|%K|%j|%k|%T|%t|%r|%R|%N|%B|%V|%S|%e|%l|%u|%U|%C|%D'
 squeue -h -o '%i|%K|%j|%T|%r'
 squeue -h -r -n array,long -O 'JobArrayID:12|,Name:.10|,State,Reason,RestartCnt:3|,exit_code:|,Comment:'
+SLURM_TIME_FORMAT=%s squeue --noheader --array --states=all --user=$(id -u) '--Format=JobArrayID:|,Name:|,State:|,Reason:|,NodeList:|,RestartCnt:|,exit_code:|,SubmitTime:|,StartTime:|,EndTime:|'
 squeue -h -j {long},99999999 -o %i
 squeue -o '%.18i %.8j %.2t %T' -j {long}
 squeue -h -t all -o '%i|%T|%t|%r|%R|%N' -n first,bad,lacks,killed,nolog
@@ -50,6 +51,8 @@ until: squeue -h -t all -o %T -j {long} = CANCELLED
 squeue -h -t all -o '%i|%T|%r|%R|%N' -n long,back
 squeue -h -O RestartCnt:3 -j {back}
 sacct -D -n -P -S now-10minutes -o jobid,state,exitcode,nodelist,start,end --name long,back
+SLURM_TIME_FORMAT=%s sacct --noheader --parsable2 --duplicates --format=JobID,JobName,State,ExitCode,NodeList,Submit,Start,End --jobs={long},{back},{nolog}
+sacct --array
 sacct -n -S now-10minutes -o jobid,state --name long
 sacct -n -S now-10minutes -o jobid,state%20 --name long
 scancel {back} {held} {spread}_[3,5] {spread}_7 99999999
@@ -131,7 +134,7 @@ def play(environment: dict[str, str], patience: float = 60.0) -> str:
 
 def _plain(line: str, ids: dict[str, str]) -> str:
     """A line without what differs from cluster to cluster."""
-    line = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", "TIME", line)
+    line = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d|(?<=\|)1\d{9}(?=\||$)", "TIME", line)
     user = pwd.getpwuid(os.getuid())
     line = line.replace(f"|{user.pw_name}|{user.pw_uid}|", "|USER|UID|").replace("365-00:00:00", "UNLIMITED")
     line = re.sub(rf"\bby {user.pw_uid}\b", "by UID", line)
