@@ -80,7 +80,7 @@ def test_a_job_runs_with_what_it_was_given(cluster: Cluster) -> None:
     script = cluster.work / "job.sh"
     script.write_text(
         "#!/bin/sh\n#SBATCH --job-name=from-the-script --comment='a b'\n#SBATCH -c 2\n"
-        'echo "$1 $SLURM_JOB_ID $SLURM_JOB_NAME $SLURMD_NODENAME $SLURM_CPUS_PER_TASK $GIVEN ${MISSING-unset}"\n'
+        'echo "$1 $SLURM_JOB_ID $SLURM_JOB_NAME $SLURMD_NODENAME $SLURM_CPUS_PER_TASK $GIVEN ${MORE-unset}"\n'
         "pwd\n"
     )
     (cluster.work / "below").mkdir()
@@ -96,7 +96,7 @@ def test_a_job_runs_with_what_it_was_given(cluster: Cluster) -> None:
             "job.sh",
             "word",
         ],
-        MISSING="left behind",
+        MORE="left behind",
     ).strip()
     assert cluster.ended(job_id) == "COMPLETED"
     log = cluster.work / "below" / f"from-the-script-{job_id}.log"

@@ -154,10 +154,9 @@ def _requeue(store: Store, job: Job, held: bool, special: bool) -> None:
         raise Stop(f"Job is pending execution for job {identity(job)}")
     if not job["requeue"]:
         raise Stop(f"Requested operation is presently disabled for job {identity(job)}")
-    ending = {"state": "REQUEUED", "held": "job requeued in held state" if held else None}
-    if special:
-        ending["shown"] = "SPECIAL_EXIT"
+    why = "job requeued in held state" if held else None
+    ending = {"state": "REQUEUED", "held": why, "shown": "SPECIAL_EXIT" if special else "PENDING"}
     if job["pid"] and job["state"] not in ENDED:
         bring_to_an_end(store, job, ending)
     else:
-        requeue(store, job, ending["held"], ending.get("shown", "PENDING"))
+        requeue(store, job, why, "SPECIAL_EXIT" if special else "PENDING")

@@ -17,10 +17,33 @@ TICK = 0.25  # s between looks at limits and at times to begin
 SIGNALS = {signal.SIGCHLD, signal.SIGUSR1, signal.SIGTERM}
 
 
+class Memory(Store):
+    """The folder as the daemon sees it: it need not read again what it wrote itself."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        self.active: dict[str, Job] = {}
+        self.changes = -1
+
+    def saved(self, job: Job) -> None:
+        if job["state"] in ENDED:
+            self.active.pop(job["key"], None)
+        else:
+            self.active[job["key"]] = job
+
+    def look(self) -> list[Job]:
+        """The jobs that have not ended, in the order of their submission."""
+        changes = os.stat(self.path("changes")).st_size
+        if changes != self.changes:
+            self.changes = changes
+            self.active = {job["key"]: job for job in self.jobs(active=True)}
+        return [dict(job) for job in self.active.values()]
+
+
 class Daemon:
     """The jobs that run here, by process."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Memory) -> None:
         self.store = store
         self.children: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}  # the job's key by process
 
@@ -31,7 +54,7 @@ class Daemon:
         while True:
             with self.store.lock():
                 self.reap()
-                active = self.store.jobs(active=True)
+                active = self.store.look()
                 if not active and not self.children:
                     os.unlink(self.store.path("daemon.json"))
                     return
@@ -49,13 +72,17 @@ class Daemon:
         settings = self.store.settings
         free = {name: settings["cpus"] for name in settings["nodes"] if name not in settings["down"]}
         running: dict[int, int] = {}  # tasks of each array
+        unstarted: dict[int, int] = {}
         for job in active:
+            unstarted[job["array"]] = unstarted.get(job["array"], 0) + (job["start"] is None)
             if job["pid"]:
                 free[job["node"]] = free.get(job["node"], 0) - job["cpus"]
                 running[job["array"]] = running.get(job["array"], 0) + 1
         for job in active:
             if job["state"] != "PENDING" or job["pid"] or job["stuck"]:
                 continue
+            if job["reason"] == "Resources" and not any(number > 0 for number in free.values()):
+                continue  # it is looked at again with thousands of others each time one ends
             wanted = set(expand(job["nodelist"]) or free) - set(expand(job["exclude"]))
             roomy = [name for name in free if name in wanted and free[name] >= job["cpus"]]
             reason = self.waits_for(job)
@@ -70,6 +97,10 @@ class Daemon:
             node = max(roomy, key=lambda name: free[name])
             free[node] -= job["cpus"]
             running[job["array"]] = running.get(job["array"], 0) + 1
+            # The last task of an array to start keeps the array's own id.
+            if job["array"] is not None and not job["restarts"] and unstarted[job["array"]] > 1:
+                job["id"] = self.store.numbers(1)[0]
+            unstarted[job["array"]] -= 1
             self.launch(job, node)
 
     def waits_for(self, job: Job) -> str | None:
@@ -87,10 +118,6 @@ class Daemon:
 
     def launch(self, job: Job, node: str) -> None:
         """Start the batch script of a job in a session of its own."""
-        if job["array"] is not None and not job["restarts"]:
-            alike = [other for other in self.store.jobs(active=True) if other["array"] == job["array"]]
-            if sum(other["start"] is None for other in alike) > 1:  # the last one keeps the array's own id
-                job["id"] = self.store.numbers(1)[0]
         job.update(state="RUNNING", reason="None", node=node, start=time.time(), end=None, ending=None)
         try:
             flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if job["append"] else os.O_TRUNC)
@@ -245,4 +272,4 @@ def _as_from_a_shell() -> None:
 
 
 if __name__ == "__main__":
-    Daemon(Store(sys.argv[1])).serve()
+    Daemon(Memory(sys.argv[1])).serve()

@@ -6,7 +6,7 @@ import time
 from fake_slurm.store import Stop
 
 
-def expand(text: str) -> list[str]:
+def expand(text: str | None) -> list[str]:
     """Names in a list of nodes: "n[1-2,7],m" -> n1, n2, n7, m."""
     names, depth, part = [], 0, ""
     for letter in f"{text or ''},":

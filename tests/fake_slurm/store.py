@@ -46,7 +46,7 @@ class Store:
 
     def __init__(self, folder: str) -> None:
         self.folder = os.path.abspath(folder)
-        self._read: dict[str, tuple[int, Job]] = {}
+        self._read: dict[str, tuple[tuple[int, ...], Job]] = {}
         for name in ("jobs", "active", "faults", "scripts"):
             os.makedirs(self.path(name), exist_ok=True)
 
@@ -111,10 +111,17 @@ class Store:
                 os.unlink(mark)
         else:
             open(mark, "w").close()
+        self.saved(job)
+
+    def saved(self, job: Job) -> None:
+        """Leave a mark for the daemon, one byte for each change."""
+        with open(self.path("changes"), "a") as file:
+            file.write(".")
 
     def load(self, key: str) -> Job:
         """A copy of a job; its file is read again only if it was written."""
-        written = os.stat(self.path("jobs", f"{key}.json")).st_mtime_ns
+        found = os.stat(self.path("jobs", f"{key}.json"))
+        written = found.st_mtime_ns, found.st_ino, found.st_size
         if key not in self._read or self._read[key][0] != written:
             self._read[key] = (written, self.read(f"jobs/{key}.json", None))
         return dict(self._read[key][1])
