@@ -78,12 +78,12 @@ class Job:
         waited = self.seen is None or states.judge(self.seen).phase == "waiting"
         return len(self.batch.tasks) > 1 and waited and self.lost(now, outage=False, after_s=_VANISHED_S)
 
-    def lost(self, now: float, *, outage: bool, after_s: float = _LOST_S) -> bool:
+    def lost(self, now: float, *, outage: bool, after_s: float | None = None) -> bool:
         """Whether SLURM has not known it for long enough to believe that."""
         if not self._missing or self._missing[-1] != now:
             self._missing.append(now)
         gone = now - self._missing[0]
-        return len(self._missing) >= _LOST_LOOKS and gone >= (_OUTAGE_S if outage else after_s)
+        return len(self._missing) >= _LOST_LOOKS and gone >= (_OUTAGE_S if outage else after_s or _LOST_S)
 
 
 class Ended(NamedTuple):
