@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster import Cluster
+
 ROOT = Path(__file__).parents[1]
 SMALL_STACK = ["--frames", "10", "--width", "300", "--height", "200"]
 SHORT = {
@@ -35,10 +37,20 @@ def test_an_evaluation_meets_its_goal(name: str) -> None:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
 
+def test_throughput_on_slurm_meets_its_goal(slurm: Cluster) -> None:
+    """Beside the plain array; the official plugin takes minutes, and is for the hand."""
+    script = ROOT / "evaluation/slurm/throughput.py"
+    command = [sys.executable, script, "--plugin-jobs=0", "--state", slurm.state]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+
+
 def test_every_evaluation_says_what_it_measures() -> None:
     for path in [
         *ROOT.glob("evaluation/*.py"),
         *(path.parent for path in ROOT.glob("evaluation/*/__main__.py")),
+        *(path for path in ROOT.glob("evaluation/slurm/*.py") if "parse_args()" in path.read_text()),
     ]:
         done = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{path.name}: {done.stderr}"
