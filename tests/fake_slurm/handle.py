@@ -115,21 +115,22 @@ class FakeSlurm:
     def requeue(self, job_id: str | int, *, leave: bool = False, number: int | None = None) -> None:
         """Requeue a job as after the loss of its node: its processes die, or are left there unseen.
 
-        `number` is another id that it gets; a task of an array becomes a job by itself.
+        `number` is another id that it gets, or another one of its array.
         """
         with self.store.lock():
             job = self._of(job_id)
             if job["pid"] and not leave:
                 kill(processes(self.store, job), signal.SIGKILL)
             if number is not None:
-                job.update(id=number, array=None, task=None)
+                job.update(_numbered(job, number))
             requeue(self.store, job)
         self.store.wake()
 
     def renumber(self, job_id: str | int, number: int) -> None:
-        """Give a job another id while it goes on."""
+        """Give a job, or its array, another id while it goes on."""
         with self.store.lock():
-            self.store.save({**self._of(job_id), "id": number, "array": None, "task": None})
+            job = self._of(job_id)
+            self.store.save({**job, **_numbered(job, number)})
 
     def duplicate(self, job_id: str | int) -> int:
         """Queue a job once more under another id, with the same name and comment. Returns the id."""
@@ -144,17 +145,8 @@ class FakeSlurm:
                 "end": None,
                 "pid": None,
             }
-            fresh |= {
-                "steps": [],
-                "ending": None,
-                "array": None,
-                "task": None,
-                "exit": [0, 0],
-                "stuck": False,
-            }
-            self.store.save(
-                {**job, **fresh, "id": number, "key": f"{number:07}.00000", "submit": time.time()}
-            )
+            fresh |= {"steps": [], "ending": None, "exit": [0, 0], "stuck": False, **_numbered(job, number)}
+            self.store.save({**job, **fresh, "key": f"{number:07}.00000", "submit": time.time()})
         self.store.wake()
         return number
 
@@ -186,3 +178,7 @@ class FakeSlurm:
                 if job["start"] is not None:
                     for restarts in range(job["restarts"] + 1):
                         kill(processes(self.store, {**job, "restarts": restarts}), signal.SIGKILL)
+
+
+def _numbered(job: Job, number: int) -> Job:
+    return {"id": number, "array": None if job["array"] is None else number}

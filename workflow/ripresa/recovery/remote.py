@@ -59,7 +59,7 @@ class Remote:
     def refusal(self) -> str | None:
         """Why the unit is not to be sent away, `PUBLISHED` if there is no need to; None if it is to run."""
         unit = self.unit
-        if not self._known and not os.path.lexists(unit.run.lease(unit.target)):
+        if not self._size() and not os.path.lexists(unit.run.lease(unit.target)):
             return None
         lease = leases.acquire(unit.run, unit.target)
         if lease is None:
