@@ -1,7 +1,9 @@
 """What a cluster allows, and what is said of requests that it would never start."""
 
+import contextlib
 import os
 import stat
+import subprocess
 import time
 from typing import Any
 
@@ -36,7 +38,11 @@ ANSWERS = {
         "AccountingStorageType   = accounting_storage/slurmdbd",
         "ClusterName             = lab",
     ],
-    "assoc": ["astro||normal,long|2-00:00:00", "physics|cpu|normal|"],
+    "assoc": [
+        "astro||normal,long,wide|normal|2-00:00:00|node=8",
+        "physics|cpu|normal,long||2-00:00:00|node=8",
+    ],
+    "qos": ["normal|DenyOnLimit||", "long|PartitionTimeLimit||", "wide||30|cpu=64,gres/gpu=1,mem=10G"],
 }
 
 
@@ -64,7 +70,7 @@ def test_each_command_is_called_once() -> None:
     """Whatever the number of units."""
     answer = answering()
     cluster = limits.ask(answer)
-    assert [call[0] for call in answer.calls] == ["scontrol", "scontrol", "scontrol", "sacctmgr"]
+    assert [call[0] for call in answer.calls] == ["scontrol"] * 3 + ["sacctmgr"] * 2
     assert cluster.name == "lab" and not cluster.unchecked
     assert cluster.nodes and cluster.nodes[2].gres == {"gpu": 3, "gpu:a100": 2, "gpu:t4": 1, "shard": 4096}
     assert cluster.nodes[1].features == {"rack2"}
@@ -81,6 +87,7 @@ def test_each_command_is_called_once() -> None:
         {"slurm_partition": "gpu", "gres": "gpu:t4:1,shard:4000", "slurm_account": "Astro", "qos": "long"},
         {"slurm_partition": "small,gpu", "runtime": 2000, "slurm_account": "astro"},
         {"constraint": "rack1|rack2"},
+        {"runtime": 2000, "qos": "long"},
         {"constraint": "[rack1|rack2]"},
         {"nodes": 2, "tasks": 16},
         {"slurm_partition": "elsewhere", "clusters": "other", "mem_mb": 10**9},
@@ -100,7 +107,17 @@ def test_what_the_cluster_can_do(resources: dict[str, Any]) -> None:
             ["partition gpus does not exist; there are cpu, gpu, small"],
         ),
         ({"slurm_account": "bio"}, ["has no account bio; there is astro, physics"]),
-        ({"slurm_account": "physics", "qos": "long"}, ["QOS long is not open to user", "there is normal"]),
+        ({"slurm_account": "physics", "qos": "wide"}, ["QOS wide is not open to user", "is long, normal"]),
+        (
+            {"qos": "wide", "runtime": 31, "cpus_per_task": 13, "tasks": 5, "mem_mb": 10241},
+            [
+                "31 min (--time) is more than QOS wide allows: 30 min",
+                "cpu = 65 is more than QOS wide allows: 64",
+                "mem = 10,241 is more than QOS wide allows: 10,240",
+            ],
+        ),
+        ({"slurm_partition": "gpu", "gpu": 2, "qos": "wide"}, ["gres/gpu = 2 is more than QOS wide"]),
+        ({"nodes": 9}, ["node = 9 is more than accounting allows: 8"]),
         ({"runtime": 1441}, ["partition cpu: 1 d 0:01 h (--time) is more than its limit of 1 d 0:00 h"]),
         (
             {"slurm_partition": "gpu", "runtime": 2881, "slurm_account": "astro"},
@@ -167,3 +184,51 @@ def test_commands_that_hang_or_are_not_there(tmp_path: Any, monkeypatch: pytest.
     assert time.monotonic() - began < 5
     script.write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
     assert "Unable to contact slurm controller" in limits.ask().unchecked[0]
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_real_cluster_agrees(slurm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is told to be wrong is refused or waits for ever, and all else runs."""
+    for name, value in slurm.environment.items():
+        monkeypatch.setenv(name, value)
+    cluster = limits.ask()
+    assert cluster.unchecked == () and cluster.nodes and cluster.associations and cluster.qualities
+    fine: list[dict[str, Any]] = [
+        {"cpus_per_task": 8, "mem_mb": 4000, "runtime": 60},
+        {"slurm_partition": "gpu", "gpu": 2, "gpu_model": "fake"},
+        {"slurm_partition": "gpu", "gres": "gpu:1"},
+        {"slurm_partition": "short,cpu", "runtime": 60, "slurm_account": "proj"},
+        {"qos": "small", "cpus_per_task": 2, "runtime": 10},
+        {"nodes": 3, "mem_mb_per_cpu": 100},
+    ]
+    wrong: list[dict[str, Any]] = [
+        {"slurm_partition": "nowhere"},
+        {"slurm_account": "closed"},
+        {"slurm_account": "nobody"},
+        {"qos": "nothing"},
+        {"qos": "strict", "tasks": 4},
+        {"cpus_per_task": 9},
+        {"mem_mb": 8001},
+        {"gpu": 1},
+        {"slurm_partition": "gpu", "gpu": 3},
+        {"slurm_partition": "gpu", "gres": "gpu:real:1"},
+        {"constraint": "warp"},
+        {"nodes": 4},
+        {"tasks": 25},
+        {"slurm_partition": "short", "runtime": 60},
+        {"slurm_partition": "short", "mem_mb": 2000},
+        {"qos": "small", "tasks": 4},
+        {"qos": "small", "runtime": 11},
+    ]
+    waiting, running = {}, []
+    for resources in wrong:
+        assert problems(cluster, **resources), resources
+        with contextlib.suppress(subprocess.CalledProcessError):
+            waiting[slurm.submit("true", *request.options(resources, threads=1))] = resources
+    for resources in fine:
+        assert problems(cluster, **resources) == []
+        running.append(slurm.submit("true", *request.options(resources, threads=1)))
+    assert {slurm.wait(job) for job in running} == {"COMPLETED"}
+    assert [resources for job, resources in waiting.items() if slurm.state_of(job) != "PENDING"] == []
+    print("not refused, but waiting for ever:", *waiting.values(), sep="\n")

@@ -48,7 +48,7 @@ def cluster(folder: Path, answers: dict[str, list[str]]) -> None:
     """Commands of SLURM that say what is given, and fail where nothing is."""
     bin = folder / "bin"
     bin.mkdir(exist_ok=True)
-    for name, words in (("scontrol", ("partition", "node", "config")), ("sacctmgr", ("assoc",))):
+    for name, words in (("scontrol", ("partition", "node", "config")), ("sacctmgr", ("assoc", "qos"))):
         cases = []
         for word in words:
             if word in answers:
@@ -89,7 +89,7 @@ def test_a_plan_is_checked_estimated_and_kept(folder: Path) -> None:
     assert groups[1]["targets"] == ["work/better.txt"]
     assert "--gpus=1" in groups[1]["options"] and "--nodes=1" in groups[1]["options"]
     assert groups[1]["script"].startswith('exec "$RIPRESA_PYTHON" -IS "$RIPRESA_GUARD" make ')
-    assert (folder / "bin/calls").read_text().split() == ["scontrol"] * 3 + ["sacctmgr"]
+    assert (folder / "bin/calls").read_text().split() == ["scontrol"] * 3 + ["sacctmgr"] * 2
     assert found["submission"]["unchecked"] == [] and said == ""
     assert found["estimate"] == {
         "host_hours": 2.0,

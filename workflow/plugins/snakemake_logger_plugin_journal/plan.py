@@ -31,7 +31,10 @@ def note(record: logging.LogRecord) -> None:
 
 def _parameters(output: list[str]) -> dict[str, Any] | None:
     """The parameter set of the unit with these outputs; None for a job that is no unit."""
-    campaign = run.current()
+    try:
+        campaign = run.current()
+    except RuntimeError:
+        return None  # somebody else's Snakefile
     target = campaign.run.target_of(output[0]) if output else None
     found = (units.at(target) for units in campaign.units) if target else ()
     return next((dict(parameters) for parameters in found if parameters is not None), None)

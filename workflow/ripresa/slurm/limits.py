@@ -1,7 +1,7 @@
 """What a cluster allows, and which requests it will never start: asked before anything is submitted.
 
 sbatch accepts much that then waits for ever (a time limit beyond the partition's), and refuses the rest in
-words that name no cause. Four commands tell all there is to know; each may fail, and what it would have told
+words that name no cause. Five commands tell all there is to know; each may fail, and what it would have told
 is then not checked, which `Limits.unchecked` says.
 """
 
@@ -38,13 +38,28 @@ class Node(NamedTuple):
     gres: Mapping[str, int]
 
 
+class Bound(NamedTuple):
+    """The most that one job may have: time in min, and of ``cpu``, ``gres/gpu``, ``mem`` (MB), ``node``."""
+
+    wall_min: float
+    most: Mapping[str, float]
+
+
 class Association(NamedTuple):
     """What accounting lets this user do: an account, in a partition ("" for all), with which QOS."""
 
     account: str
     partition: str
     qos: frozenset[str]
-    max_wall_min: float
+    default_qos: str
+    bound: Bound
+
+
+class Quality(NamedTuple):
+    """A QOS."""
+
+    flags: frozenset[str]
+    bound: Bound
 
 
 class Limits(NamedTuple):
@@ -55,6 +70,7 @@ class Limits(NamedTuple):
     """By name what `scontrol show partition` says."""
     nodes: tuple[Node, ...] | None = None
     associations: tuple[Association, ...] | None = None
+    qualities: Mapping[str, Quality] = {}
     enforced: frozenset[str] = frozenset()
     """What accounting enforces: associations, limits, qos, ..."""
     user: str = ""
@@ -77,15 +93,20 @@ def ask(answer: Callable[[Sequence[str]], str] | None = None) -> Limits:
         return Limits(unchecked=(f"partitions, nodes and accounts: {_reason(error)}",))
     name, user = settings.get("ClusterName", ""), _user()
     enforced = frozenset(re.findall(r"\w+", settings.get("AccountingStorageEnforce", "").lower()))
-    associations = None
+    associations, qualities = None, {}
     if not settings.get("AccountingStorageType", "none").endswith("none") and enforced & _ENFORCING:
-        columns = "format=account,partition,qos,maxwall"
+        mine, each = f"user={user}", "maxwall,maxtresperjob"
         try:
-            text = say(["sacctmgr", "-nP", "show", "assoc", f"user={user}", f"cluster={name}", columns])
-            associations = tuple(_association(line) for line in text.splitlines() if line.strip())
-        except (Unanswered, ValueError) as error:
+            text = say(
+                _sacctmgr("assoc", mine, f"cluster={name}", f"account,partition,qos,defaultqos,{each}")
+            )
+            associations = tuple(_association(*line.split("|")) for line in text.splitlines() if line)
+            text = say(_sacctmgr("qos", f"name,flags,{each}"))
+            qualities = dict(_quality(*line.split("|")) for line in text.splitlines() if line)
+        except (Unanswered, ValueError, TypeError) as error:
             unchecked.append(f"accounts and QOS: {_reason(error)}")
-    return Limits(name, partitions, nodes, associations, enforced, user, tuple(unchecked))
+            associations = None
+    return Limits(name, partitions, nodes, associations, qualities, enforced, user, tuple(unchecked))
 
 
 def check(request: Iterable[str], cluster: Limits) -> list[str]:
@@ -127,6 +148,8 @@ def _in_partition(asked: Fields, name: str, cluster: Limits) -> list[str]:
             only = f"; it takes {', '.join(sorted(allowed))}" if allowed else ""
             problems.append(f"{what} {asked[option]} is not allowed{only}")
     longest = _limit(partition.get("MaxTime"))
+    if any("PartitionTimeLimit" in quality.flags for _, quality in _qualities(asked, cluster)):
+        longest = math.inf  # this QOS is there to go beyond it
     if "time" in asked and (time := minutes(asked["time"])) > longest:
         problems.append(f"{_time(time)} (--time) is more than its limit of {_time(longest)}")
     nodes = _span(asked)[0]
@@ -189,10 +212,43 @@ def _accounting(asked: Fields, cluster: Limits) -> list[str]:
         return [
             f"QOS {asked['qos']} is not open to user {cluster.user}; there is {', '.join(allowed) or 'none'}"
         ]
-    longest = max(one.max_wall_min for one in those)
-    if "time" in asked and cluster.enforced & {"limits", "safe", "all"} and minutes(asked["time"]) > longest:
-        return [f"{_time(minutes(asked['time']))} (--time) is more than accounting allows: {_time(longest)}"]
-    return []
+    if not cluster.enforced & {"limits", "safe", "all"}:
+        return []
+    bounds = [(f"QOS {name}", quality.bound) for name, quality in _qualities(asked, cluster)]
+    if len({one.bound.wall_min for one in those}) == len({str(one.bound.most) for one in those}) == 1:
+        bounds.append(("accounting", those[0].bound))
+    return [problem for name, bound in bounds for problem in _beyond(asked, name, bound)]
+
+
+def _qualities(asked: Fields, cluster: Limits) -> list[tuple[str, Quality]]:
+    """The QOS that a job would have, where that is known."""
+    mine = [
+        one for one in cluster.associations or () if asked.get("account", "").lower() in ("", one.account)
+    ]
+    names = {asked["qos"].lower()} if "qos" in asked else {one.default_qos for one in mine}
+    return [
+        (name, cluster.qualities[name]) for name in names if len(names) == 1 and name in cluster.qualities
+    ]
+
+
+def _beyond(asked: Fields, name: str, bound: Bound) -> list[str]:
+    """What is more than one job may have."""
+    problems = []
+    if "time" in asked and (time := minutes(asked["time"])) > bound.wall_min:
+        problems.append(f"{_time(time)} (--time) is more than {name} allows: {_time(bound.wall_min)}")
+    nodes, tasks, cpus = _span(asked)
+    tasks = max(nodes, tasks)
+    gpus = [number for kind, number in _devices(asked, 1).items() if kind.partition(":")[0] == "gpu"]
+    wanted = {
+        "cpu": tasks * cpus,
+        "node": nodes,
+        "mem": _memory(asked, math.ceil(tasks / nodes) * cpus) * nodes,
+        "gres/gpu": sum(gpus) * (1 if "gpus" in asked else nodes),
+    }
+    for what, most in bound.most.items():
+        if wanted.get(what, 0) > most:
+            problems.append(f"{what} = {wanted[what]:,} is more than {name} allows: {most:,.0f}")
+    return problems
 
 
 def _features(asked: Fields, cluster: Limits) -> list[str]:
@@ -250,6 +306,12 @@ def _described(asked: Fields) -> str:
 
 def _scontrol(what: str) -> list[str]:
     return ["scontrol", "--oneliner", "show", what]
+
+
+def _sacctmgr(what: str, *words: str) -> list[str]:
+    """The last word is the columns."""
+    *where, columns = words
+    return ["sacctmgr", "--noheader", "--parsable2", "show", what, *where, f"format={columns}"]
 
 
 def _lines(text: str) -> list[dict[str, str]]:
@@ -310,9 +372,17 @@ def _megabytes(text: str) -> int:
     return math.ceil(int(match[1]) * _SUFFIX.get(match[2] or "M", 1) / _SUFFIX["M"])
 
 
-def _association(line: str) -> Association:
-    account, partition, qos, wall = line.split("|")
-    return Association(account.lower(), partition, _list(qos), _limit(wall))
+def _association(account: str, partition: str, qos: str, default: str, wall: str, most: str) -> Association:
+    return Association(account.lower(), partition, _list(qos), default.lower(), _bound(wall, most))
+
+
+def _quality(name: str, flags: str, wall: str, most: str) -> tuple[str, Quality]:
+    return name.lower(), Quality(frozenset(_split(flags)), _bound(wall, most))
+
+
+def _bound(wall: str, most: str) -> Bound:
+    pairs = (part.partition("=") for part in _split(most))
+    return Bound(_limit(wall), {name: float(_megabytes(value)) for name, _, value in pairs})
 
 
 def _default(partitions: Mapping[str, Fields]) -> list[str]:
