@@ -2,18 +2,19 @@
 
     python evaluation/device_leases.py [--cycles 10000] [--processes 8] [--devices 4] [--seed 1]
 
-Half of the processes belong to each controller. In a cycle a process takes the lease of a device at random (of
-two at once in every tenth cycle) as the guard does it, in a process of its own, and executes a command as the
-guard does it. In six of ten cycles all ends as it should. In the others the holder is killed and its command a
-moment later, or both at once, or the command alone, or the holder at any moment, be it before it has the lease.
-What was refused is no cycle.
+Half of the processes belong to each controller. In a cycle a process takes the lease of a device at random
+(of two at once in every tenth cycle) as the guard does it, in a process of its own, and executes a command
+as the guard does it. In six of ten cycles all ends as it should. In the others the holder is killed and its
+command a moment later, or both at once, or the command alone, or the holder at any moment, be it before it
+has the lease. What was refused is no cycle.
 
-The judge shares nothing with Ripresa: each command locks a file of its device's own name, without waiting. If it
-does not get it, two had the device. After the last kill of a cycle the time is taken until the device has no
-holder or another one. While the command of a killed holder lives, its device must be held. In the end nothing
-may be held or open, and there must be one lock for each device and no other file.
+The judge shares nothing with Ripresa: each command locks a file of its device's own name, without waiting.
+If it does not get it, two had the device. After the last kill of a cycle the time is taken until the device
+has no holder or another one. While the command of a killed holder lives, its device must be held. In the end
+nothing may be held or open, and there must be one lock for each device and no other file.
 
-Exits 1 if a device was held twice, lost under a living command, or not free within 1 s, or if anything is left.
+Exits 1 if a device was held twice, lost under a living command, or not free within 1 s, or if anything is
+left.
 """
 
 import argparse
@@ -42,8 +43,8 @@ LONGEST_S = 0.012
 """Commands last up to this long."""
 
 LOWEST = 3
-"""The command's own locks get the lowest numbers of open files, which the kernel closes first when it ends: the
-judge never keeps a lock for longer than the lease lasts."""
+"""The command's own locks get the lowest numbers of open files, which the kernel closes first when it ends:
+the judge never keeps a lock for longer than the lease lasts."""
 
 WAYS = ("in order",) * 6 + ("holder, then command", "both at once", "command", "holder at any moment")
 

@@ -132,16 +132,21 @@ def running(campaign: Campaign, ledger: Ledger) -> list[Unit]:
 
 
 def unfinished(campaign: Campaign, ledger: Ledger) -> list[Unit]:
-    """The units that have begun and have no target."""
+    """The units that have begun and have no target; under a guard they have begun before their command has."""
     ledger.read()
-    begun = [campaign.by_name[name] for name in ledger.of]
+    begun = [unit for unit in campaign.units if unit.name in ledger.of or _attempted(campaign, unit)]
     return [unit for unit in begun if not campaign.path(unit).exists()]
+
+
+def _attempted(campaign: Campaign, unit: Unit) -> bool:
+    return "attempt" in (leases.owner(campaign.run.lease(unit.target)) or {})
 
 
 def reboot(campaign: Campaign, ledger: Ledger, owners: Mapping[str, dict[str, Any] | None]) -> None:
     """What a reboot leaves: no process, and leases that name a boot that is over."""
     for unit in unfinished(campaign, ledger):
-        campaign.kill(ledger.of[unit.name][-1].pid, whole=True)
+        if unit.name in ledger.of:
+            campaign.kill(ledger.of[unit.name][-1].pid, whole=True)
     if campaign.mode != OURS:
         return
     for name, owner in owners.items():
