@@ -18,13 +18,13 @@ setup: $(READY)
 run: $(READY)
 	@code=0; snakemake --rerun-incomplete $(ARGS) || code=$$?; ripresa status || [ $$code -ne 0 ] || code=$$?; exit $$code
 
-# The quick tier; ARGS goes to pytest.
+# The quick tier; ARGS goes to pytest. Tests wait about as much as they compute, so there are more than two at a time.
 test: $(READY)
-	pytest -n 2 -m "not slow" $(ARGS)
+	pytest -n 3 -m "not slow" $(ARGS)
 
 # The tier that measures and kills for minutes.
 slow: $(READY)
-	pytest -n 2 --dist loadfile -m "slow and not quiet and not slurm" $(ARGS)
+	pytest -n 3 --dist loadfile -m "slow and not quiet and not slurm" $(ARGS)
 	pytest -m "quiet and not slurm" $(ARGS)
 
 # The tier on a real SLURM cluster, which needs root and Debian's packages (python tests/cluster packages).

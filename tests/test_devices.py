@@ -375,6 +375,16 @@ def test_a_start_in_vain_costs_no_retry(sharing):
     assert output.count("is in use") > 5 and sharing.outcomes("d") == ["published"]
 
 
+def test_what_a_killed_guard_left_on_a_device_is_ended_by_the_next_one(sharing):
+    sharing.units(a=1, b=2)
+    sharing.does("a", "[ $RIPRESA_ATTEMPT = 2 ] || sleep 600")
+    controller = sharing.start()
+    os.kill(sharing.running("a")["pid"], signal.SIGKILL)
+    output = controller.communicate(timeout=30)[0]
+    assert controller.returncode == 0, output
+    assert sharing.outcomes("a") == ["interrupted", "published"] and sharing.outcomes("b") == ["published"]
+
+
 def test_what_waits_for_a_device_says_for_whom(guard, place):
     assert guard("echo 'slurmstepd: error: NODE FAILURE'; exit 1", **using("gpu0", place)) == 1
     assert state.state_of(guard.run, guard.target).waits_for is None

@@ -13,6 +13,7 @@ SMALL_STACK = ["--frames", "10", "--width", "300", "--height", "200"]
 SHORT = {
     "availability": ["--kills", "5"],
     "bad_input": [],
+    "device_leases": ["--cycles", "500"],
     "guard_cost": ["--units", "200", "--rounds", "1"],
     "kill_storm": ["--units", "150", "--kills", "12"],
     # The quality and speed of stacks need many large frames and Siril: stacking_quality.py, stacking_real.py

@@ -64,6 +64,7 @@ OURS_RESOURCE = {
     "batch_size": '    resources: batch_size=escalated(of["{name}"], "batch_size", {base})\n',
     "": "",
 }
+OURS_DEVICE = '    resources: gpu_device=lambda wildcards: f"gpu{{int(wildcards.n) % {devices}}}"\n'
 PLAIN_HEAD = """
 import json
 
@@ -115,6 +116,8 @@ class Campaign:
         self.run = Run(self.directory / "runs" / "chaos")
         self.by_name = {unit.name: unit for unit in units}
         self.given: dict[str, int] = {}
+        self.locks = directory / "locks"
+        self.locks.mkdir()
         (self.judge / "units").mkdir(parents=True)
         (self.judge / "ledger").touch()
         self.directory.mkdir(exist_ok=True)
@@ -156,11 +159,13 @@ class Campaign:
             options = {"validate": "json", "grace": GRACE_S, **rule.guard}
             if not self.heartbeat:
                 options["stall"] = 0
-            if rule.amount:
-                options["resources"] = (rule.amount,)
+            if rule.amount or rule.devices:
+                options["resources"] = (rule.amount or "gpu_device",)
             resources = OURS_RESOURCE[rule.amount].format(
                 name=name, base=BASES[rule.amount], most=MOST_MEMORY_MB
             )
+            if rule.devices:
+                resources = OURS_DEVICE.format(devices=rule.devices)
             command = self._command(name, rule.amount)
             parts.append(OURS_RULE.format(name=name, resources=resources, command=command, options=options))
         return "".join(parts)
@@ -192,6 +197,8 @@ class Campaign:
             *("--cores", str(self.cores), *CALLS[self.mode]),
         ]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RIPRESA_")}
+        # Devices are names here, and other campaigns on this machine have the same ones.
+        environment["RIPRESA_DEVICES"] = str(self.locks)
         with open(self.directory / "output.log", "ab") as log:
             return subprocess.Popen(
                 call, cwd=self.directory, env=environment, stdout=log, stderr=log, start_new_session=True

@@ -26,10 +26,12 @@ TEXTS = Path(__file__).parent / "texts"
 
 
 class Rule(NamedTuple):
-    """A rule of the campaign: its options of `ripresa.dsl.guard`, and the resource its units are given."""
+    """A rule of the campaign: its options of `ripresa.dsl.guard`, the resource that its units are given, and
+    how many devices they share."""
 
     guard: dict[str, object]
     amount: str = ""
+    devices: int = 0
 
 
 RULES = {
@@ -41,6 +43,7 @@ RULES = {
     "training": Rule({}, "batch_size"),
     "archive": Rule({"scopes": {"service": "archive"}}),
     "dead": Rule({"scopes": {"service": "dead"}}),
+    "leased": Rule({"stall": STALL_S}, devices=3),
     "device0": Rule({"scopes": {"gpu": "g0"}}),
     "device1": Rule({"scopes": {"gpu": "g1"}}),
 }
@@ -126,6 +129,8 @@ KINDS = [
          what="SIGKILL of the command"),
     Kind("kill_guard", RECOVERABLE, 24, fault="outside", outside="kill_guard", plain=False,
          what="SIGKILL of the guard"),
+    Kind("kill_holder", RECOVERABLE, 18, fault="outside", outside="kill_holder", rule="leased", plain=False,
+         what="GPU lease holder killed, others wait for the device"),
     Kind("hang", RECOVERABLE, 26, fault="hang", what="hang, no sign of life"),
     Kind("stopped", RECOVERABLE, 20, fault="outside", outside="stop",
          what="stopped (SIGSTOP)"),
@@ -180,6 +185,7 @@ KINDS = [
              what=f"healthy, rule {rule}")
         for rule, number in (
             ("large", 12), ("training", 12), ("checked", 8), ("timed", 8), ("archive", 6), ("counted", 20),
+            ("leased", 12),
         )
     ),
     Kind("slow", HEALTHY, 36, fault="slow", cure="none", steps=20, rule="counted",

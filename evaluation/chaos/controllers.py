@@ -132,16 +132,22 @@ def running(campaign: Campaign, ledger: Ledger) -> list[Unit]:
 
 
 def unfinished(campaign: Campaign, ledger: Ledger) -> list[Unit]:
-    """The units that have begun and have no target."""
+    """The units that have begun and have no target. A guard has begun before its command says so."""
     ledger.read()
-    begun = [campaign.by_name[name] for name in ledger.of]
+    begun = [u for u in campaign.units if u.name in ledger.of or "attempt" in _owner(campaign, u)]
     return [unit for unit in begun if not campaign.path(unit).exists()]
+
+
+def _owner(campaign: Campaign, unit: Unit) -> dict[str, Any]:
+    return leases.owner(campaign.run.lease(unit.target)) or {}
 
 
 def reboot(campaign: Campaign, ledger: Ledger, owners: Mapping[str, dict[str, Any] | None]) -> None:
     """What a reboot leaves: no process, and leases that name a boot that is over."""
     for unit in unfinished(campaign, ledger):
-        campaign.kill(ledger.of[unit.name][-1].pid, whole=True)
+        pid = ledger.of[unit.name][-1].pid if unit.name in ledger.of else _owner(campaign, unit).get("group")
+        if pid:
+            campaign.kill(pid, whole=True)
     if campaign.mode != OURS:
         return
     for name, owner in owners.items():

@@ -3,6 +3,7 @@
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from chaos import catalogue, controllers
 from chaos.campaign import OURS, Campaign
 from chaos.injection import Injector
 from chaos.judge import Watch, stories
+from chaos.ledger import Ledger
 from chaos.oracle import Oracle
 from chaos.report import Outcome
 from ripresa.recovery import policy
@@ -117,4 +119,7 @@ class Bench:
         told = stories(campaign, struck=struck, helped=oracle.helped, repaired=oracle.repaired, kinds=kinds)
         wrong = oracle.false_success | (watch.wrong if watch and campaign.mode == OURS else set())
         lost = sum(not story.right for story in told)
-        return Outcome(name, told, oracle.actions, len(wrong), lost, time.monotonic() - began)
+        ledger = Ledger(campaign.judge / "ledger")
+        said = Counter(entry.what for entry in ledger.read())
+        seconds = time.monotonic() - began
+        return Outcome(name, told, oracle.actions, len(wrong), lost, said["overlap"], said["shared"], seconds)

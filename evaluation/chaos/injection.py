@@ -34,6 +34,7 @@ class Injector(threading.Thread):
         self._acts: dict[str, Callable[[Unit, Entry], bool]] = {
             "kill_command": self._kill_command,
             "kill_guard": self._kill_guard,
+            "kill_holder": self._kill_holder,
             "stop": self._halt,
             "torn_lease": self._tear_lease,
             "torn_attempts": self._tear_attempts,
@@ -82,6 +83,14 @@ class Injector(threading.Thread):
         if guard is None:
             return False
         os.kill(guard, signal.SIGKILL)
+        return True
+
+    def _kill_holder(self, unit: Unit, entry: Entry) -> bool:
+        """Kill the guard that has the device, and every other time its command too."""
+        if not self._kill_guard(unit, entry):
+            return False
+        if unit.number % 2:
+            self.campaign.kill(entry.pid, whole=True)
         return True
 
     def _tear_lease(self, unit: Unit, _: Entry) -> bool:

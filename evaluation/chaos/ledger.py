@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """``what`` is start, ready, fault, done or overlap; ``at`` in s since the epoch."""
+    """``what`` is start, ready, fault, done, overlap (the unit runs already) or shared (its device is used
+    already); ``at`` in s since the epoch."""
 
     at: float
     what: str

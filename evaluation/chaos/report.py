@@ -14,13 +14,19 @@ AUTOMATIC = ("call", "kill", "stop", "unlock", "delete", "resize", "release")
 
 
 class Outcome(NamedTuple):
-    """What came of some campaigns run in one way; ``false_success``: targets that ever were wrong."""
+    """What came of some campaigns run in one way.
+
+    ``false_success`` counts targets that ever were wrong, ``overlaps`` and ``shared`` executions that found
+    another of the same unit, or on the same device.
+    """
 
     name: str
     stories: list[Story]
     actions: list[Action]
     false_success: int
     lost: int
+    overlaps: int
+    shared: int
     seconds: float
 
     def of(self, truth: str) -> list[Story]:
@@ -60,6 +66,8 @@ def joined(name: str, outcomes: Iterable[Outcome]) -> Outcome:
         [action for part in parts for action in part.actions],
         sum(part.false_success for part in parts),
         sum(part.lost for part in parts),
+        sum(part.overlaps for part in parts),
+        sum(part.shared for part in parts),
         sum(part.seconds for part in parts),
     )
 
@@ -204,6 +212,8 @@ def judge(outcome: Outcome, compared: Sequence[Outcome], *, long: bool) -> Verdi
     verdict.most("false successes", outcome.false_success, 0, ".0f")
     verdict.most("units lost", outcome.lost, 0, ".0f")
     verdict.most("units published twice", len(outcome.twice), 0, ".0f")
+    verdict.most("units executed twice at a time", outcome.overlaps, 0, ".0f")
+    verdict.most("devices held twice at a time", outcome.shared, 0, ".0f")
     times = [story.recovery_min for story in recovered if story.recovery_min is not None]
     verdict.most("median from fault to recovery (min at scale 1)", quantile(times, 0.5), 3)
     verdict.most("p90 from fault to recovery (min at scale 1)", quantile(times, 0.9), 10 if long else 25)

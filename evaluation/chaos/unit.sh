@@ -50,6 +50,10 @@ mapfile -t earlier 2> /dev/null < "$own.starts" || earlier=()
 before=${#earlier[@]}
 exec 9> "$own.lock"
 flock -n 9 || say overlap
+if [ "$2" = leased ] && [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
+    exec 8> "$judge/device.$CUDA_VISIBLE_DEVICES"
+    flock -n 8 || say shared
+fi
 echo "$$" >> "$own.starts"
 say start
 

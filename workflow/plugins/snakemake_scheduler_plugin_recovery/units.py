@@ -79,6 +79,8 @@ class Units:
             scopes.append(f"host:{_HOST}")
             named = _devices(job)
             self._devices.update(named)
+            # What a killed guard left there is ended by the next one, which must therefore be started.
+            named = tuple(name for name in named if not self._left(name, targets))
         try:
             outlook = self._withholding.outlook(targets, scopes=scopes, retried=job.attempt > 1)
         except OSError as error:
@@ -98,6 +100,12 @@ class Units:
         self._attempts[job] = outlook.attempts
         self._scopes.update(outlook.scopes)
         return outlook
+
+    def _left(self, device: str, targets: list[str]) -> bool:
+        """Whether an earlier attempt of one of these units holds a device."""
+        owner = devices.owner(device)
+        ours = owner.get("run") == os.path.abspath(self._run.dir) and owner.get("target") in targets
+        return ours and bool(devices.held([device]))
 
     def _sent_back(self, job: Job, outlook: Outlook) -> Outlook:
         """The outlook of a unit that was started and came back without an attempt.

@@ -65,9 +65,7 @@ def start(unit: Unit, last: dict[str, Any]) -> list[DeviceLease] | None:
             if devices is not None:
                 if _claim(unit, time.time()):
                     for device in devices:
-                        device.sign(
-                            {"run_id": unit.run.run_id, "target": unit.target, "session": unit.session}
-                        )
+                        device.sign({"run": unit.run.dir, "run_id": unit.run.run_id, "target": unit.target})
                     return devices
                 why = "a breaker is open"
                 for device in devices:
