@@ -545,7 +545,7 @@ class Plant:
         (folder / "local").symlink_to("profiles/local")
         (folder / "config").mkdir()
         (folder / "config" / "config.yaml").write_text("run_id: plant\nfamilies: [jobs]\n")
-        (folder / "config" / "recovery.yaml").write_text("time_scale: 0.001\n")
+        (folder / "config" / "recovery.yaml").write_text("time_scale: 0.001\nstall_s: 60000\n")
         self.run = Run(folder / "runs" / "plant")
 
     def jobs(self, **jobs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import signal
 import time
@@ -146,6 +147,7 @@ class _Attempt:
             limit=self._limit(),
             tell=self.given.send,
             tick=(lambda: self._look(follower.lines())) if self.extraction.watching else None,
+            tick_s=self._tick_s(),
             inherited=held,
         )
         self._look(follower.lines(last=True), last=True)
@@ -245,6 +247,11 @@ class _Attempt:
         if not self.segmented or not segments:
             return None
         return execution.Limit.of(60.0 * segments["runtime"], segments["warning_s"])
+
+    def _tick_s(self) -> float:
+        """How often to look at the log at least: no limit on silence may be over before progress is told."""
+        seconds = (self.settings.get("inactivity") or {}).get("seconds") or math.inf
+        return max(min(execution.LONGEST_TICK_S, seconds / 8), 0.1)
 
     def _total(self) -> float | None:
         total = (self.settings.get("progress") or {}).get("total")
