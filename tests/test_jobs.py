@@ -80,7 +80,22 @@ def test_points_and_what_determines_them():
     assert len(job["units"][0]["point"]) == 12, "a space cannot stand in a path"
     assert (job["told"], job["grows"], job["threads"]) == (["mem_mb"], ["mem_mb"], 4)
     assert job["resources"] == {"mem_mb": 100, "gres": "gpu:2"}
-    assert (job["output"], job["counter"], job["segments"]) == (True, True, 0)
+    assert (job["output"], job["segments"]) == (True, 0)
+
+
+def test_what_is_delivered_and_documented_can_be_meant():
+    page = (ROOT / "docs" / "jobs.md").read_text().split("```yaml\n")[1].split("```")[0]
+    for text in (page, (ROOT / "config" / "jobs.yaml").read_text()):
+        section = yaml.safe_load(text)
+        assert [error.message for error in _checker("jobs").errors(section)] == []
+        assert all(job["units"] for job in plan(_checker("jobs").filled(section))["jobs"])
+
+
+def test_only_steps_count_where_silence_is_limited():
+    progress = {"pattern": r"step (?P<step>\d+)"}
+    assert not planned(progress=progress)["jobs"][0]["counter"]
+    assert planned(progress=progress, inactivity={"seconds": 60})["jobs"][0]["counter"]
+    assert not planned(inactivity={"seconds": 60})["jobs"][0]["counter"]
 
 
 def test_labels():
@@ -334,8 +349,8 @@ def test_no_line_is_lost_or_read_twice(tmp_path_factory, pieces, chunk):
     for start in range(0, len(text), chunk):
         with path.open("ab") as file:
             file.write(text[start : start + chunk])
-        lines += follower.lines()
-    lines += follower.lines(last=True)
+        lines.extend(follower.lines())
+    lines.extend(follower.lines(last=True))
     assert lines == [line for line in text.decode().replace("\r", "\n").split("\n") if line]
 
 

@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -263,10 +263,10 @@ class _Attempt:
         except ValueError:
             raise JobError(f"progress.total: {text!r} is not a number") from None
 
-    def _look(self, lines: list[str], *, last: bool = False) -> bool:
+    def _look(self, lines: Iterable[str], *, last: bool = False) -> bool:
         """Take in new lines of the log, and tell the progress they bring; whether there were any."""
         before = self.extraction.step
-        self.extraction.feed(lines)
+        any_new = self.extraction.feed(lines) > 0
         step = self.extraction.step
         if step is not None and step != before:
             write_progress(self.given.progress, step, self.extraction.total)
@@ -276,7 +276,7 @@ class _Attempt:
         if self.extraction.metrics and told != self._told and due:
             self._told, self._told_at = told, now
             self.given.tell("unit_metrics", **told)
-        return bool(lines)
+        return any_new
 
 
 def identity(unit: Mapping[str, Any], command: str) -> str:
