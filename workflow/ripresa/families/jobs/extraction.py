@@ -77,7 +77,8 @@ class Extraction:
     def feed(self, lines: Iterable[str]) -> int:
         """Take in some lines; returns how many."""
         count = 0
-        for count, line in enumerate(lines, 1):
+        for line in lines:
+            count += 1
             for pattern in self._progress:
                 if found := pattern.search(line):
                     self._take(found.groupdict())

@@ -48,8 +48,8 @@ def _job(name: str, job: Config, cluster: str | None) -> dict[str, Any]:
     ``units`` are its points with all that determines their results, and nothing else: a change of these
     runs a unit again. ``grows`` are the resources that failures may change, up to ``limits``, and ``told``
     those that the command or its guard is told when it starts. ``stall`` and ``beat`` are limits of the guard
-    in s, ``counter`` says whether nothing but a new step is progress, ``segments`` how many there may be (0: the job
-    runs in one piece), ``output`` whether the command writes files of its own.
+    in s, ``counter`` says whether nothing but a new step is progress, ``segments`` how many there may be (0:
+    the job runs in one piece), ``output`` whether the command writes files of its own.
     """
     where = f"jobs.jobs.{name}"
     resources = _resources(where, job, cluster)
