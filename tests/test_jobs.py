@@ -27,7 +27,7 @@ from ripresa.families.jobs.plan import label, plan
 from ripresa.families.jobs.result import put_together
 from ripresa.journal import attempts, records
 from ripresa.journal.paths import Run
-from ripresa.journal.processes import descendants, heeds
+from ripresa.journal.processes import catches, descendants
 from ripresa.recovery.classifier import classify
 
 ROOT = Path(__file__).parents[1]
@@ -371,13 +371,13 @@ def test_a_job_that_is_not_complete_has_no_result():
     assert classify(str(error.value), exit_code=1).failure_class == "configuration"
 
 
-def test_only_processes_that_heed_a_signal_get_it():
+def test_only_processes_that_catch_a_signal_get_it():
     script = "trap 'echo warned; exit 0' USR1; echo ready; while :; do sleep 0.05; done"
     shell = subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True)
     assert shell.stdout.readline() == "ready\n"
     child = wait_until(lambda: descendants(shell.pid))[0]
-    assert heeds(shell.pid, signal.SIGUSR1) and not heeds(shell.pid, signal.SIGUSR2)
-    assert not heeds(child, signal.SIGUSR1) and not heeds(1 << 22, signal.SIGUSR1)
+    assert catches(shell.pid, signal.SIGUSR1) and not catches(shell.pid, signal.SIGUSR2)
+    assert not catches(child, signal.SIGUSR1) and not catches(1 << 22, signal.SIGUSR1)
     os.kill(shell.pid, signal.SIGUSR1)
     assert shell.communicate(timeout=10)[0] == "warned\n"
 
@@ -665,6 +665,19 @@ def test_segments_come_to_the_same_result(plant, reference):
     plant("--forcerun", "job_plate_segment")
     starts = plant.executions()
     assert [line for line in starts if line.endswith(" from")] == starts[:1] and "segment1" in starts[0]
+    assert plant.plate("plate") == reference
+
+
+@pytest.mark.slow
+def test_a_warning_from_outside_ends_a_segment(plant, reference):
+    """As SLURM sends it, to the guard."""
+    plant.jobs(plate={**PLATE, "segments": {"runtime": 60, "count": 3}})
+    controller = plant.start()
+    owner = plant.owner("jobs/plate/every=5,pause=0.02,steps=150/segment1.json")
+    wait_until(lambda: list((plant.path("plate/*") / "checkpoints").glob("*/step*.npz")), 20)
+    os.kill(owner["pid"], signal.SIGUSR1)
+    assert controller.wait(60) == 0
+    assert [one["ended_by"] for one in plant.result("plate")["segments"]] == ["warning", "success"]
     assert plant.plate("plate") == reference
 
 

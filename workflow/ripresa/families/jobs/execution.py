@@ -55,6 +55,9 @@ class Ended(NamedTuple):
 def listen() -> None:
     """Collect the signals that `run` waits for instead of dying of them."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+    # Who sends a warning sees only from a handler that it is welcome.
+    for number in WARNINGS:
+        signal.signal(number, lambda *_: None)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
@@ -72,7 +75,7 @@ def run(
     """Run a Bash script to its end; `listen` comes first. Its output goes where that of this process goes.
 
     ``limit`` counts from ``began`` (`time.monotonic`). ``tell`` sends a signal to a process and all that
-    descends from it; a warning only to what heeds it. ``tick`` is called every now and then, more often while
+    descends from it; a warning only to what catches it. ``tick`` is called every now and then, more often while
     it returns True, and at least every ``tick_s``. ``inherited`` are open files that the command shares.
     """
     for fd in inherited:
