@@ -752,7 +752,7 @@ def keys_of(schema):
             yield from keys_of(part)
 
 
-@pytest.mark.parametrize("name", ["config", "recovery", "benchmarks", "stacking"])
+@pytest.mark.parametrize("name", ["config", "recovery", "benchmarks", "jobs", "stacking"])
 def test_every_key_is_documented(name):
     prose = re.sub(r"```.*?```", "", (ROOT / "config" / "README.md").read_text(), flags=re.DOTALL)
     documented = set(re.findall(r"[a-z_-]+", " ".join(re.findall(r"`[^`]+`", prose))))
@@ -760,7 +760,7 @@ def test_every_key_is_documented(name):
     assert len(keys) > 3 and not keys - documented
 
 
-@pytest.mark.parametrize("name", ["config", "recovery", "benchmarks", "stacking"])
+@pytest.mark.parametrize("name", ["config", "recovery", "benchmarks", "jobs", "stacking"])
 def test_examples_of_the_documentation_are_valid(files, name):
     section = (ROOT / "config" / "README.md").read_text().split(f"\n## {name}.yaml")[1].split("\n## ")[0]
     example = section.split("```yaml\n")[1].split("```")[0]

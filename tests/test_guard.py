@@ -399,6 +399,37 @@ def test_a_hang_up_is_ignored(guard):
     assert process.wait(10) == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_warning_reaches_those_who_catch_it(guard, number):
+    """SLURM sends it to the batch script, which is the guard; what does not expect it would die of it."""
+    name = signal.Signals(number).name
+    saver = f"trap 'echo {name} >> saved; exit 0' {name}; touch begun; while :; do sleep 0.05; done"
+    process = guard.start(
+        f'(sleep 0.2; echo heedless >> saved) & bash -c "{saver}" & wait; cp saved {{output}}'
+    )
+    wait_until((guard.directory / "begun").exists)
+    process.send_signal(number)
+    assert process.wait(10) == 0
+    assert sorted(guard.path.read_text().split()) == sorted([name, "heedless"])
+    assert guard.outcomes() == [("published", "done")]
+
+
+def blocks(pid, number):
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(status["SigBlk"], 16) >> (number - 1) & 1
+
+
+def test_a_warning_at_any_moment_of_its_start_ends_nothing(guard):
+    for delay in (0.0, 0.005, 0.01, 0.02, 0.04):
+        process = guard.start(f"sleep 0.05; echo {delay} > {{output}}", session=str(delay))
+        # Not at once after the fork: until the interpreter runs, nothing can hold it back.
+        wait_until(lambda process=process: blocks(process.pid, signal.SIGUSR1))
+        time.sleep(delay)
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(10) == 0
+    assert len(guard.outcomes()) == 5
+
+
 def test_a_stop_at_any_moment_of_its_start_ends_the_guard_and_leaves_nothing(guard):
     for delay in (0.005, 0.01, 0.015, 0.02, 0.03):
         process = guard.start("sleep 5", session=str(delay))

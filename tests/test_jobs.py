@@ -27,7 +27,7 @@ from ripresa.families.jobs.plan import label, plan
 from ripresa.families.jobs.result import put_together
 from ripresa.journal import attempts, records
 from ripresa.journal.paths import Run
-from ripresa.journal.processes import descendants, heeds
+from ripresa.journal.processes import catches, descendants
 from ripresa.recovery.classifier import classify
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +80,22 @@ def test_points_and_what_determines_them():
     assert len(job["units"][0]["point"]) == 12, "a space cannot stand in a path"
     assert (job["told"], job["grows"], job["threads"]) == (["mem_mb"], ["mem_mb"], 4)
     assert job["resources"] == {"mem_mb": 100, "gres": "gpu:2"}
-    assert (job["output"], job["counter"], job["segments"]) == (True, True, 0)
+    assert (job["output"], job["segments"]) == (True, 0)
+
+
+def test_what_is_delivered_and_documented_can_be_meant():
+    page = (ROOT / "docs" / "jobs.md").read_text().split("```yaml\n")[1].split("```")[0]
+    for text in (page, (ROOT / "config" / "jobs.yaml").read_text()):
+        section = yaml.safe_load(text)
+        assert [error.message for error in _checker("jobs").errors(section)] == []
+        assert all(job["units"] for job in plan(_checker("jobs").filled(section))["jobs"])
+
+
+def test_only_steps_count_where_silence_is_limited():
+    progress = {"pattern": r"step (?P<step>\d+)"}
+    assert not planned(progress=progress)["jobs"][0]["counter"]
+    assert planned(progress=progress, inactivity={"seconds": 60})["jobs"][0]["counter"]
+    assert not planned(inactivity={"seconds": 60})["jobs"][0]["counter"]
 
 
 def test_labels():
@@ -334,8 +349,8 @@ def test_no_line_is_lost_or_read_twice(tmp_path_factory, pieces, chunk):
     for start in range(0, len(text), chunk):
         with path.open("ab") as file:
             file.write(text[start : start + chunk])
-        lines += follower.lines()
-    lines += follower.lines(last=True)
+        lines.extend(follower.lines())
+    lines.extend(follower.lines(last=True))
     assert lines == [line for line in text.decode().replace("\r", "\n").split("\n") if line]
 
 
@@ -356,13 +371,13 @@ def test_a_job_that_is_not_complete_has_no_result():
     assert classify(str(error.value), exit_code=1).failure_class == "configuration"
 
 
-def test_only_processes_that_heed_a_signal_get_it():
+def test_only_processes_that_catch_a_signal_get_it():
     script = "trap 'echo warned; exit 0' USR1; echo ready; while :; do sleep 0.05; done"
     shell = subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True)
     assert shell.stdout.readline() == "ready\n"
     child = wait_until(lambda: descendants(shell.pid))[0]
-    assert heeds(shell.pid, signal.SIGUSR1) and not heeds(shell.pid, signal.SIGUSR2)
-    assert not heeds(child, signal.SIGUSR1) and not heeds(1 << 22, signal.SIGUSR1)
+    assert catches(shell.pid, signal.SIGUSR1) and not catches(shell.pid, signal.SIGUSR2)
+    assert not catches(child, signal.SIGUSR1) and not catches(1 << 22, signal.SIGUSR1)
     os.kill(shell.pid, signal.SIGUSR1)
     assert shell.communicate(timeout=10)[0] == "warned\n"
 
@@ -545,7 +560,7 @@ class Plant:
         (folder / "local").symlink_to("profiles/local")
         (folder / "config").mkdir()
         (folder / "config" / "config.yaml").write_text("run_id: plant\nfamilies: [jobs]\n")
-        (folder / "config" / "recovery.yaml").write_text("time_scale: 0.001\n")
+        (folder / "config" / "recovery.yaml").write_text("time_scale: 0.001\nstall_s: 60000\n")
         self.run = Run(folder / "runs" / "plant")
 
     def jobs(self, **jobs):
@@ -650,6 +665,19 @@ def test_segments_come_to_the_same_result(plant, reference):
     plant("--forcerun", "job_plate_segment")
     starts = plant.executions()
     assert [line for line in starts if line.endswith(" from")] == starts[:1] and "segment1" in starts[0]
+    assert plant.plate("plate") == reference
+
+
+@pytest.mark.slow
+def test_a_warning_from_outside_ends_a_segment(plant, reference):
+    """As SLURM sends it, to the guard."""
+    plant.jobs(plate={**PLATE, "segments": {"runtime": 60, "count": 3}})
+    controller = plant.start()
+    owner = plant.owner("jobs/plate/every=5,pause=0.02,steps=150/segment1.json")
+    wait_until(lambda: list((plant.path("plate/*") / "checkpoints").glob("*/step*.npz")), 20)
+    os.kill(owner["pid"], signal.SIGUSR1)
+    assert controller.wait(60) == 0
+    assert [one["ended_by"] for one in plant.result("plate")["segments"]] == ["warning", "success"]
     assert plant.plate("plate") == reference
 
 

@@ -30,7 +30,7 @@ def settings_of(run: Run, job: str) -> dict:
 def send(pid: int, number: int) -> None:
     """Signal a process and its descendants; a warning only those that do not simply die of it."""
     for one in (pid, *processes.descendants(pid)):
-        if number not in execution.WARNINGS or processes.heeds(one, number):
+        if number not in execution.WARNINGS or processes.catches(one, number):
             processes.kill(one, number)
 
 

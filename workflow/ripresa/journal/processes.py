@@ -101,14 +101,17 @@ def descendants(ancestor: int) -> list[int]:
     return found
 
 
-def heeds(pid: int, number: int) -> bool:
-    """Whether a process catches a signal or waits for it, so that it does not simply die of it."""
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal, so that it does not simply die of it.
+
+    That it waits for one (sigwait) cannot be seen from outside.
+    """
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
-            masks = [int(line.split()[1], 16) for line in file if line.startswith((b"SigBlk", b"SigCgt"))]
-    except (OSError, ValueError, IndexError):
+            mask = next(int(line.split()[1], 16) for line in file if line.startswith(b"SigCgt:"))
+    except (OSError, ValueError, StopIteration):
         return False
-    return any(mask >> (number - 1) & 1 for mask in masks)
+    return bool(mask >> (number - 1) & 1)
 
 
 def io_bytes(pid: int) -> int:

@@ -171,9 +171,9 @@ class Execution:
                 processes.kill(pid, number)
 
     def _warn(self, number: int) -> None:
-        """Pass a warning on to those of the command's processes that heed it; the others would die of it."""
+        """Pass a warning on to those of the command's processes that catch it; the others would die of it."""
         for pid in {*processes.group(self.pid), *self.lifeline.holders()}:
-            if processes.heeds(pid, number):
+            if processes.catches(pid, number):
                 processes.kill(pid, number)
 
     def _reap(self) -> bool:

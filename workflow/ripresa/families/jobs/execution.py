@@ -15,7 +15,8 @@ from typing import NamedTuple
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 STOPS = (signal.SIGTERM, signal.SIGINT)
 _WATCHED = {signal.SIGCHLD, *WARNINGS, *STOPS}
-_SHORTEST_TICK_S, _LONGEST_TICK_S = 0.5, 10.0
+_SHORTEST_TICK_S = 0.25
+LONGEST_TICK_S = 5.0
 
 
 class Limit(NamedTuple):
@@ -54,6 +55,9 @@ class Ended(NamedTuple):
 def listen() -> None:
     """Collect the signals that `run` waits for instead of dying of them."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+    # Who sends a warning sees only from a handler that it is welcome.
+    for number in WARNINGS:
+        signal.signal(number, lambda *_: None)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
@@ -65,13 +69,14 @@ def run(
     limit: Limit | None,
     tell: Callable[[int, int], None],
     tick: Callable[[], bool] | None,
+    tick_s: float = LONGEST_TICK_S,
     inherited: Iterable[int] = (),
 ) -> Ended:
     """Run a Bash script to its end; `listen` comes first. Its output goes where that of this process goes.
 
     ``limit`` counts from ``began`` (`time.monotonic`). ``tell`` sends a signal to a process and all that
-    descends from it; a warning only to what heeds it. ``tick`` is called every now and then, more often while
-    it returns True. ``inherited`` are open files that the command shares.
+    descends from it; a warning only to what catches it. ``tick`` is called every now and then, more often while
+    it returns True, and at least every ``tick_s``. ``inherited`` are open files that the command shares.
     """
     for fd in inherited:
         os.set_inheritable(fd, True)
@@ -106,7 +111,7 @@ def run(
                 tell(child, number)
             warned, timed_out = True, number != signal.SIGUSR1
         if tick and now >= next_tick:
-            pause = _SHORTEST_TICK_S if tick() else min(1.5 * pause, _LONGEST_TICK_S)
+            pause = _SHORTEST_TICK_S if tick() else min(1.5 * pause, tick_s)
             next_tick = now + pause
 
 

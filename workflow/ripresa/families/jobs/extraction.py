@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 Tell = Callable[..., None]
@@ -26,20 +26,22 @@ class Follower:
         self._offset = os.path.getsize(path)
         self._rest = b""
 
-    def lines(self, *, last: bool = False) -> list[str]:
-        """The lines that were added since; with ``last`` also one without an end."""
-        data = [self._rest]
+    def lines(self, *, last: bool = False) -> Iterator[str]:
+        """Yield the lines that were added since; with ``last`` also one without an end."""
         with contextlib.suppress(OSError), open(self._path, "rb") as file:
             file.seek(self._offset)
             while chunk := file.read(_CHUNK):
-                data.append(chunk)
                 self._offset += len(chunk)
-        if len(data) == 1 and not last:
-            return []
-        *whole, self._rest = re.split(rb"[\r\n]+", b"".join(data))
-        if last or len(self._rest) > _LONGEST_LINE:
-            whole, self._rest = [*whole, self._rest], b""
-        return [line[:_LONGEST_LINE].decode("utf-8", "replace") for line in whole if line]
+                *whole, self._rest = re.split(rb"[\r\n]+", self._rest + chunk)
+                self._rest = self._rest[:_LONGEST_LINE]
+                yield from map(_text, filter(None, whole))
+        if last and self._rest:
+            yield _text(self._rest)
+            self._rest = b""
+
+
+def _text(line: bytes) -> str:
+    return line[:_LONGEST_LINE].decode("utf-8", "replace")
 
 
 class Extraction:
@@ -72,9 +74,11 @@ class Extraction:
         """Whether anything is to be taken from the log while the job runs."""
         return bool(self._progress or self._events)
 
-    def feed(self, lines: list[str]) -> None:
-        """Take in some lines."""
+    def feed(self, lines: Iterable[str]) -> int:
+        """Take in some lines; returns how many."""
+        count = 0
         for line in lines:
+            count += 1
             for pattern in self._progress:
                 if found := pattern.search(line):
                     self._take(found.groupdict())
@@ -83,6 +87,7 @@ class Extraction:
                     self._event(name, line, found.groupdict())
             if not self.succeeded and self._marker is not None and self._marker.search(line):
                 self.succeeded = True
+        return count
 
     def _take(self, groups: Mapping[str, str | None]) -> None:
         for name, text in groups.items():

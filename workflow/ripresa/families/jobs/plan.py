@@ -48,8 +48,8 @@ def _job(name: str, job: Config, cluster: str | None) -> dict[str, Any]:
     ``units`` are its points with all that determines their results, and nothing else: a change of these
     runs a unit again. ``grows`` are the resources that failures may change, up to ``limits``, and ``told``
     those that the command or its guard is told when it starts. ``stall`` and ``beat`` are limits of the guard
-    in s, ``counter`` says whether progress is told by steps, ``segments`` how many there may be (0: the job
-    runs in one piece), ``output`` whether the command writes files of its own.
+    in s, ``counter`` says whether nothing but a new step is progress, ``segments`` how many there may be (0:
+    the job runs in one piece), ``output`` whether the command writes files of its own.
     """
     where = f"jobs.jobs.{name}"
     resources = _resources(where, job, cluster)
@@ -91,7 +91,7 @@ def _job(name: str, job: Config, cluster: str | None) -> dict[str, Any]:
         "limits": (job.get("resources") or {}).get("limits") or {},
         "stall": stall,
         "beat": beat,
-        "counter": any("step" in re.compile(pattern).groupindex for pattern in _progress_patterns(job)),
+        "counter": "inactivity" in job and _tells_steps(job),
         "segments": segments["count"] if segments else 0,
         "output": "output" in template.fields(job["command"]),
     }
@@ -180,6 +180,10 @@ def _rules(name: str, job: Config) -> Iterable[dict[str, Any]]:
 def _progress_patterns(job: Config) -> list[str]:
     patterns = (job.get("progress") or {}).get("pattern") or []
     return [patterns] if isinstance(patterns, str) else patterns
+
+
+def _tells_steps(job: Config) -> bool:
+    return any("step" in re.compile(pattern).groupindex for pattern in _progress_patterns(job))
 
 
 def _inactivity(job: Config) -> tuple[float | None, float | None]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -146,6 +147,7 @@ class _Attempt:
             limit=self._limit(),
             tell=self.given.send,
             tick=(lambda: self._look(follower.lines())) if self.extraction.watching else None,
+            tick_s=self._tick_s(),
             inherited=held,
         )
         self._look(follower.lines(last=True), last=True)
@@ -246,6 +248,11 @@ class _Attempt:
             return None
         return execution.Limit.of(60.0 * segments["runtime"], segments["warning_s"])
 
+    def _tick_s(self) -> float:
+        """How often to look at the log at least: no limit on silence may be over before progress is told."""
+        seconds = (self.settings.get("inactivity") or {}).get("seconds") or math.inf
+        return max(min(execution.LONGEST_TICK_S, seconds / 8), 0.1)
+
     def _total(self) -> float | None:
         total = (self.settings.get("progress") or {}).get("total")
         if not isinstance(total, str):
@@ -256,10 +263,10 @@ class _Attempt:
         except ValueError:
             raise JobError(f"progress.total: {text!r} is not a number") from None
 
-    def _look(self, lines: list[str], *, last: bool = False) -> bool:
+    def _look(self, lines: Iterable[str], *, last: bool = False) -> bool:
         """Take in new lines of the log, and tell the progress they bring; whether there were any."""
         before = self.extraction.step
-        self.extraction.feed(lines)
+        any_new = self.extraction.feed(lines) > 0
         step = self.extraction.step
         if step is not None and step != before:
             write_progress(self.given.progress, step, self.extraction.total)
@@ -269,7 +276,7 @@ class _Attempt:
         if self.extraction.metrics and told != self._told and due:
             self._told, self._told_at = told, now
             self.given.tell("unit_metrics", **told)
-        return bool(lines)
+        return any_new
 
 
 def identity(unit: Mapping[str, Any], command: str) -> str:
