@@ -320,6 +320,11 @@ def test_units_run_as_one_array_whose_tasks_are_their_guards(campaign, slurm):
     record = attempts.last(campaign.run, "units/a.txt")
     assert record["external_jobid"] == "1_0" and record["host"] == slurm.job("1_0")["node"]
     assert campaign.ledger("a")[-1]["state"] == "PUBLISHED"
+    first, second = json.loads(campaign.ripresa("why --run test --json units/b.txt"))["submissions"]
+    records = attempts.read(campaign.run, "units/b.txt")
+    assert [first["job"], second["job"]] == [record["external_jobid"] for record in records]
+    assert os.path.exists(first["log"]) and first["restarts"] == 0
+    assert "SLURM JOB" in campaign.ripresa("why --run test units/b.txt")
 
 
 def test_a_killed_controller_costs_nothing(campaign, slurm):

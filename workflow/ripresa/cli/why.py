@@ -15,6 +15,7 @@ from ripresa.journal.paths import Run
 from ripresa.journal.text import printable
 from ripresa.recovery import words
 from ripresa.recovery.progress import fraction
+from ripresa.slurm.ledger import Ledger
 
 
 def answer(arguments: argparse.Namespace) -> Answer:
@@ -31,6 +32,7 @@ def answer(arguments: argparse.Namespace) -> Answer:
         **unit._asdict(),
         "history": history,
         "running": running,
+        "submissions": Ledger(run).history(target),
         "explanation": told,
         "advice": told["to_do"],
     }
@@ -64,6 +66,8 @@ def _text(run: Run, unit: state.UnitState, document: dict[str, Any], now: float)
         yield told["then"]
     if len(document["history"]) > 1:
         yield from _history(document["history"], told["changed"])
+    if document["submissions"]:
+        yield from _submissions(document["submissions"])
     log = document["running"]["log"] if document["running"] else told["log"]
     if log:
         yield f"log: {printable(log)}"
@@ -79,6 +83,22 @@ def _history(history: list[dict[str, Any]], changed: list[dict[str, Any]]) -> It
     yield ""
     rows = [_row(record, changed) for record in history]
     yield Table(("ATTEMPT", "STARTED", "TOOK", "ON", "OUTCOME", "DECISION", "EVIDENCE"), rows)
+    yield ""
+
+
+def _submissions(submissions: list[dict[str, Any]]) -> Iterable[str | Table]:
+    """One row for every job of SLURM, whether or not an attempt came of it."""
+    rows = []
+    for one in submissions:
+        said = [
+            f"{s['state']} ({s['reason']})" if s.get("reason") else str(s["state"]) for s in one["states"]
+        ]
+        states = " > ".join(said[n] for n in range(len(said)) if n == 0 or said[n] != said[n - 1])
+        job, nodes = printable(one["job"] or "?"), printable(", ".join(map(str, one["nodes"])))
+        began = local(one["states"][0].get("ts"))
+        rows.append((job, began, nodes, str(one["restarts"]), printable(one["log"] or ""), printable(states)))
+    yield ""
+    yield Table(("SLURM JOB", "SUBMITTED", "ON", "REQUEUED", "LOG", "STATES"), rows)
     yield ""
 
 

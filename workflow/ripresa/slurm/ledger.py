@@ -39,6 +39,26 @@ class Ledger:
                 )
         return found
 
+    def history(self, target: str) -> list[dict[str, Any]]:
+        """The submissions of a unit, oldest first, whatever attempts came of them.
+
+        Each has ``job`` (its newest id), ``states`` (each with ``ts``, ``state``, ``reason`` and ``node``, and
+        how it ended), ``nodes``, ``restarts`` and ``log``, the path of what the job itself printed.
+        """
+        found: dict[tuple[Any, Any], dict[str, Any]] = {}
+        for line in self.lines():
+            if line.get("target") != target:
+                continue
+            one = found.setdefault((line.get("batch"), line.get("index")), {"states": [], "nodes": []})
+            facts = ("ts", "state", "reason", "node", "exit_code", "signal", "steps")
+            one["states"].append({name: line[name] for name in facts if line.get(name) is not None})
+            one["job"] = line.get("job") or one.get("job")
+            one["restarts"] = max(one.get("restarts", 0), line.get("restarts") or 0)
+            one["log"] = line.get("log")
+            if line.get("node") and line["node"] not in one["nodes"]:
+                one["nodes"].append(line["node"])
+        return list(found.values())
+
     def submitted(self, batch: Batch, job_ids: list[str]) -> None:
         """SLURM accepted a batch."""
         records.append(
