@@ -1,9 +1,9 @@
 """The controller is killed with -9 while its jobs run on SLURM, things happen, and it is called again.
 
-On a cluster of its own: 27 jobs run, 20 wait in the queue, and 5 more end while nobody looks. Meanwhile SLURM
-requeues 2 running ones, an administrator submits one of them anew under another id, and cancels one that runs
-and one that waits. Then the same plain call again. Each start is a line that the job itself writes on its node;
-a unit may start again only where SLURM or the administrator ended it.
+On a cluster: 27 jobs run, 20 wait in the queue, and 5 more end while nobody looks. Meanwhile SLURM requeues 2
+running ones, an administrator submits one of them anew under another id, and cancels one that runs and one that
+waits. Then the same plain call again. Each start is a line that the job itself writes on its node; a unit may
+start again only where SLURM or the administrator ended it.
 
 The same with the official executor plugin, with `--official` (it is installed in a folder of its own).
 """
@@ -21,9 +21,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[2] / "tests"), str(Path(__file__).parents[1])]
-
-from cluster.handle import Cluster  # noqa: E402
+import place
+import plugin
+from place import Cluster
 
 LONG, SOON, LATER = 27, 5, 20
 
@@ -204,16 +204,9 @@ def run(cluster: Cluster, directory: Path, call: list[str], patience_s: float) -
     }
 
 
-def official(directory: Path) -> list[str]:
+def official(_: Path) -> list[str]:
     """The call of snakemake with the official executor plugin, which is installed in a folder of its own."""
-    from slurm.official import environment
-
-    python = environment()
-    return [
-        str(python), "-m", "snakemake", "--executor", "slurm", "--jobs", "500", "--rerun-incomplete",
-        "--keep-going", "--nolock", "--default-resources", "slurm_account=proj", "runtime=60",
-        "--workflow-profile", "none",
-    ]  # fmt: skip
+    return plugin.command("--keep-going")
 
 
 def main() -> int:
@@ -222,12 +215,11 @@ def main() -> int:
     )
     parser.add_argument("--official", action="store_true", help="the official executor plugin as well")
     parser.add_argument("--patience", type=float, default=300, metavar="S", help="end a call after so long")
+    place.add_argument(parser)
     arguments = parser.parse_args()
     results = {}
     base = Path(tempfile.mkdtemp(prefix="killed-"))
-    cluster = Cluster(base / "c")
-    cluster.up()
-    try:
+    with place.cluster(arguments.state) as cluster:
         kinds = {"slurm-resume": (SNAKEFILE, ours)}
         if arguments.official:
             kinds["official"] = (PLAIN, official)
@@ -236,8 +228,6 @@ def main() -> int:
             prepare(directory, snakefile)
             results[name] = run(cluster, directory, call(directory), arguments.patience)
             cluster.heal()
-    finally:
-        cluster.down()
     for field in next(iter(results.values())):
         print(f"{field:42}" + "".join(f"{result[field]!s:>16}" for result in results.values()))
     mine = results["slurm-resume"]

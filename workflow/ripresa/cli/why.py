@@ -88,7 +88,7 @@ def _history(history: list[dict[str, Any]], changed: list[dict[str, Any]]) -> It
 
 def _submissions(submissions: list[dict[str, Any]]) -> Iterable[str | Table]:
     """One row for every job of SLURM, whether or not an attempt came of it."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for one in submissions:
         said = [
             f"{s['state']} ({s['reason']})" if s.get("reason") else str(s["state"]) for s in one["states"]

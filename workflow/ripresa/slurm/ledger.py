@@ -42,8 +42,8 @@ class Ledger:
     def history(self, target: str) -> list[dict[str, Any]]:
         """The submissions of a unit, oldest first, whatever attempts came of them.
 
-        Each has ``job`` (its newest id), ``states`` (each with ``ts``, ``state``, ``reason`` and ``node``, and
-        how it ended), ``nodes``, ``restarts`` and ``log``, the path of what the job itself printed.
+        Each has ``job`` (its newest id), ``states`` (each with ``ts``, ``state``, ``reason`` and ``node``,
+        and how it ended), ``nodes``, ``restarts`` and ``log``, the path of what the job itself printed.
         """
         found: dict[tuple[Any, Any], dict[str, Any]] = {}
         for line in self.lines():

@@ -74,9 +74,9 @@ def run(
 ) -> Ended:
     """Run a Bash script to its end; `listen` comes first. Its output goes where that of this process goes.
 
-    ``limit`` counts from ``began`` (`time.monotonic`). ``tell`` sends a signal to a process and all that
-    descends from it; a warning only to what catches it. ``tick`` is called every now and then, more often
-    while it returns True, and at least every ``tick_s``. ``inherited`` are open files that the command shares.
+    ``limit`` counts from ``began`` (`time.monotonic`). ``tell`` sends a signal to a process and to its
+    descendants; a warning only to what catches it. ``tick`` is called now and then, more often while it
+    returns True, and at least every ``tick_s``. ``inherited`` are open files that the command shares.
     """
     for fd in inherited:
         os.set_inheritable(fd, True)
