@@ -19,6 +19,10 @@ from ripresa.cli import manifest
 from ripresa.cli.watched import Watched, tail
 from ripresa.journal import clock, records
 from ripresa.journal.paths import Run
+from ripresa.slurm import batch
+from ripresa.slurm.batch import Task
+from ripresa.slurm.ledger import Ledger
+from ripresa.slurm.sighting import Sighting
 
 RIPRESA = Path(sys.executable).with_name("ripresa")
 SLOW = (
@@ -191,10 +195,10 @@ def made(folder: Path) -> Run:
 def test_what_the_queue_says(tmp_path: Path) -> None:
     """The last line of a unit counts, as soon as it is whole."""
     run = made(tmp_path)
-    ledger = f"{run.slurm}/ledger.jsonl"
-    line = {"target": "u/queued.txt", "job": "12_7", "state": "PENDING", "reason": "Resources", "node": None}
-    records.append(ledger, {**line, "job": "11_7", "ts": clock.iso(1e9)})
-    records.append(ledger, {**line, "ts": clock.iso(1e9 + 1)})
+    made_of = batch.plan(run, [], [Task("u/queued.txt", "true", None, "1")], "session")
+    ledger = Ledger(run)
+    ledger.submitted(made_of, ["12"])
+    ledger.seen(made_of, 0, Sighting("12", made_of.name, "PENDING", reason="Resources"))
     watched = Watched(run)
 
     def queued() -> dict[str, Any]:
@@ -202,19 +206,20 @@ def test_what_the_queue_says(tmp_path: Path) -> None:
         return next(watched.unit(one) for one in watched.units if one.target == "u/queued.txt")
 
     found = queued()
-    job = {"job": "12_7", "state": "PENDING", "reason": "Resources", "node": None, "ts": clock.iso(1e9 + 1)}
+    job = {"job": "12", "state": "PENDING", "reason": "Resources", "node": None, "ts": found["job"]["ts"]}
     assert (found["job"], found["host"]) == (job, None)
-    with open(ledger, "a") as file:
-        text = json.dumps({**line, "state": "RUNNING", "reason": None, "node": "n3"}) + "\n"
+    line = {"target": "u/queued.txt", "job": "13_7", "state": "RUNNING", "reason": None, "node": "n3"}
+    with open(f"{run.slurm}/ledger.jsonl", "a") as file:
+        text = json.dumps(line) + "\n"
         file.write(text[:20])
         file.flush()
         assert queued()["job"] == job
         file.write(text[20:])
     found = queued()
-    assert (found["job"]["state"], found["host"]) == ("RUNNING", "n3")
+    assert (found["job"]["job"], found["job"]["state"], found["host"]) == ("13_7", "RUNNING", "n3")
     process = watch(tmp_path, "--once")
     said, _ = process.communicate(timeout=30)
-    assert re.search(r"^PENDING +u/queued.txt +n3 +job 12_7 RUNNING$", said, re.MULTILINE), said
+    assert re.search(r"^PENDING +u/queued.txt +n3 +job 13_7 RUNNING$", said, re.MULTILINE), said
 
 
 def test_when_a_run_is_over(tmp_path: Path) -> None:
