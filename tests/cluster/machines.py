@@ -87,9 +87,9 @@ class Machine:
             raise RuntimeError(f"{' '.join(command)} on {self.name}: exit code {done.returncode}\n{said}")
 
     def runs(self, pid: int) -> bool:
-        """Whether this process lives on this machine; a zombie does not."""
+        """Whether this process lives on this machine; one that has closed all its files no longer does."""
         holder = self._holder()
-        return holder is not None and _namespace(pid) == _namespace(holder) and not _zombie(pid)
+        return holder is not None and _namespace(pid) == _namespace(holder)
 
     def processes(self) -> list[int]:
         """The processes of the machine, whoever started them."""
@@ -97,7 +97,7 @@ class Machine:
         if holder is None:
             return []
         namespace = _namespace(holder)
-        return [pid for pid in _all() if pid != holder and _namespace(pid) == namespace and not _zombie(pid)]
+        return [pid for pid in _all() if pid != holder and _namespace(pid) == namespace]
 
     def cut(self) -> None:
         """End every process on the machine at once, as a power failure does; the machine itself stays."""
@@ -124,7 +124,7 @@ class Machine:
             pid, started = self._file.read_text().split()
         except (FileNotFoundError, ValueError):
             return None
-        return int(pid) if _started(int(pid)) == started and not _zombie(int(pid)) else None
+        return int(pid) if _started(int(pid)) == started and _namespace(int(pid)) else None
 
 
 def _all() -> Iterator[int]:
@@ -132,25 +132,24 @@ def _all() -> Iterator[int]:
 
 
 def _namespace(pid: int) -> str | None:
+    """What tells hosts apart; None for a process of which every thread has come to its end.
+
+    The first thread of one that was killed may be a zombie while others still hold its ports.
+    """
     try:
         return os.readlink(f"/proc/{pid}/ns/uts")
     except OSError:
-        return None
-
-
-def _fields(pid: int) -> list[str]:
-    """Of /proc/PID/stat, all after the name: the state first, the start time as the twentieth."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
+        pass
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):
+                return os.readlink(f"/proc/{pid}/task/{thread}/ns/uts")
+    return None
 
 
 def _started(pid: int) -> str:
-    fields = _fields(pid)
-    return fields[19] if fields else ""
-
-
-def _zombie(pid: int) -> bool:
-    fields = _fields(pid)
-    return not fields or fields[0] in "ZX"
+    """When a process started, in the kernel's own ticks; "" if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
