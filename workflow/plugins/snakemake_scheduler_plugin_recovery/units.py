@@ -217,7 +217,7 @@ def _declared_scopes(job: Job) -> Iterable[str]:
 def _devices(job: Job) -> tuple[str, ...]:
     """The devices that a job names."""
     found = [member.resources.get(devices.RESOURCE) for member in _members(job)]
-    return tuple(name for given in found if isinstance(given, str) for name in devices.named(given))
+    return tuple(name for given in found if given is not None for name in devices.named(str(given)))
 
 
 @functools.cache
