@@ -557,7 +557,8 @@ class Plant:
         self.folder = folder
         for name in ("Snakefile", "rules", "workflow", "profiles"):
             (folder / name).symlink_to(ROOT / name)
-        (folder / "local").symlink_to("profiles/local")
+        for name in ("local", "slurm"):
+            (folder / name).symlink_to(f"profiles/{name}")
         (folder / "config").mkdir()
         (folder / "config" / "config.yaml").write_text("run_id: plant\nfamilies: [jobs]\n")
         (folder / "config" / "recovery.yaml").write_text("time_scale: 0.001\nstall_s: 60000\n")
@@ -566,11 +567,11 @@ class Plant:
     def jobs(self, **jobs):
         (self.folder / "config" / "jobs.yaml").write_text(yaml.safe_dump({"jobs": jobs}))
 
-    def start(self, *arguments):
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RIPRESA_")}
+    def start(self, *arguments, profile="local", environment=os.environ):
+        inherited = {name: value for name, value in environment.items() if not name.startswith("RIPRESA_")}
         environment = inherited | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         return subprocess.Popen(
-            ["snakemake", "--profile", "local", "--cores", "4", *arguments],
+            ["snakemake", "--profile", profile, "--cores", "4", *arguments],
             cwd=self.folder,
             env=environment,
             stdout=subprocess.PIPE,
@@ -732,3 +733,35 @@ def test_errors_of_the_configuration_are_said_in_one_line(plant):
     plant.jobs(plate={**PLATE, "command": "x {stpes}"})
     plant(code=1)
     assert "config/jobs.yaml: jobs.jobs.plate.command: {stpes} is neither a parameter" in plant.said
+
+
+@pytest.mark.timeout(900)
+def test_segments_on_a_cluster_that_loses_a_node(slurm, plant, tmp_path_factory):
+    """SLURM warns and starts the next segment; what was lost goes on from the newest checkpoint."""
+    folder = tmp_path_factory.mktemp("reference")
+    words = ["--size", "24", "--rate", "0.2", "--steps", "320", "--every", "10"]
+    command = [sys.executable, EXAMPLE, *words, "--checkpoints", folder, "--output", folder]
+    subprocess.run(command, check=True, capture_output=True)
+    job = {**PLATE, "sweep": {"base": {"steps": 320, "every": 10, "pause": 0.25}}}
+    job["segments"] = {"runtime": 1, "count": 20, "warning_s": 10}
+    job["resources"] = {"default": {"slurm_partition": "cpu", "mem_mb": 500}}
+    plant.jobs(plate=job)
+    controller = plant.start(profile="slurm", environment=slurm.environment)
+    target = "jobs/plate/every=10,pause=0.25,steps=320/segment2.json"
+    node = wait_until(
+        lambda: (o := records.read_json(plant.run.lease(target)) or {}).get("group") and o["host"], 120
+    )
+    saved = len(list((plant.path("plate/*") / "checkpoints").glob("*/step*.npz")))
+    wait_until(lambda: len(list((plant.path("plate/*") / "checkpoints").glob("*/step*.npz"))) > saved + 1, 60)
+    slurm.lose(node)
+    said = controller.communicate(timeout=600)[0]
+    assert controller.returncode == 0, said
+    assert plant.plate("plate") == (folder / "plate.npy").read_bytes()
+    result = plant.result("plate")
+    assert len(result["segments"]) >= 3
+    assert {one["ended_by"] for one in result["segments"][:-1]} == {"warning"}
+    starts = plant.executions()
+    assert [line for line in starts if line.endswith(" from")] == starts[:1]
+    assert (
+        len([line for line in starts if line.startswith("plate/every=10,pause=0.25,steps=320/segment2")]) == 2
+    )
