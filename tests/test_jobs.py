@@ -172,6 +172,15 @@ def test_what_cannot_be_meant_is_said(job, message):
     assert message in str(error.value)
 
 
+def test_errors_are_said_in_one_line():
+    section = json.dumps({"cluster": None, "jobs": {"train": {"command": "x {stpes}"}}})
+    command = [sys.executable, ROOT / "workflow/scripts/job_plan.py", section]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("config/jobs.yaml: jobs.jobs.train.command: {stpes} is neither a parameter")
+    assert done.stderr.count("\n") == 1
+
+
 def test_patterns_with_a_class_hold_for_the_logs_of_their_job():
     patterns = [
         {"name": "melted", "pattern": "the plate has melted", "class": "numerical"},
@@ -519,18 +528,18 @@ def test_the_command_finds_its_surroundings(attempt):
 
 def test_what_is_asked_for_again_begins_again(attempt):
     """What failed goes on, and another command has checkpoints of its own."""
-    job = {**COUNTED, "sweep": {"base": {"last": 10, "every": 2}}}
+    job = {**COUNTED, "sweep": {"base": {"last": 4, "every": 1}}}
     broken = {**job, "success": {"pattern": "never"}}
     assert attempt(broken) == 1 and attempt(job) == 0
-    assert attempt.result["segments"][0]["resumed_from"] == "s10"
+    assert attempt.result["segments"][0]["resumed_from"] == "s4"
     assert attempt(job, forced=True, session="one") == 0, "complete in this very session"
-    assert attempt.result["segments"][0]["resumed_from"] == "s10"
+    assert attempt.result["segments"][0]["resumed_from"] == "s4"
     assert attempt(job, forced=True, session="two") == 0
-    assert attempt.result["segments"][0]["resumed_from"] is None and attempt.result["steps"] == 10
+    assert attempt.result["segments"][0]["resumed_from"] is None and attempt.result["steps"] == 4
     assert attempt({**job, "command": STEPS + "echo more"}) == 0
     assert attempt.result["segments"][0]["resumed_from"] is None
     assert attempt(job) == 0
-    assert attempt.result["segments"][0]["resumed_from"] == "s10"
+    assert attempt.result["segments"][0]["resumed_from"] == "s4"
 
 
 # --- campaigns ----------------------------------------------------------------------------------------------
@@ -727,12 +736,6 @@ def test_a_job_that_gets_no_further_is_given_up(plant):
     assert {record["failure_class"] for record in history} == {"time_limit"}
     assert [record["decision"] for record in history] == ["retry"] * 3 + ["refused"]
     assert "3 restarts brought no progress" in history[-1]["evidence"]
-
-
-def test_errors_of_the_configuration_are_said_in_one_line(plant):
-    plant.jobs(plate={**PLATE, "command": "x {stpes}"})
-    plant(code=1)
-    assert "config/jobs.yaml: jobs.jobs.plate.command: {stpes} is neither a parameter" in plant.said
 
 
 @pytest.mark.timeout(900)
