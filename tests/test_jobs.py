@@ -172,6 +172,15 @@ def test_what_cannot_be_meant_is_said(job, message):
     assert message in str(error.value)
 
 
+def test_errors_are_said_in_one_line():
+    section = json.dumps({"cluster": None, "jobs": {"train": {"command": "x {stpes}"}}})
+    command = [sys.executable, ROOT / "workflow/scripts/job_plan.py", section]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("config/jobs.yaml: jobs.jobs.train.command: {stpes} is neither a parameter")
+    assert done.stderr.count("\n") == 1
+
+
 def test_patterns_with_a_class_hold_for_the_logs_of_their_job():
     patterns = [
         {"name": "melted", "pattern": "the plate has melted", "class": "numerical"},
@@ -519,18 +528,18 @@ def test_the_command_finds_its_surroundings(attempt):
 
 def test_what_is_asked_for_again_begins_again(attempt):
     """What failed goes on, and another command has checkpoints of its own."""
-    job = {**COUNTED, "sweep": {"base": {"last": 10, "every": 2}}}
+    job = {**COUNTED, "sweep": {"base": {"last": 4, "every": 1}}}
     broken = {**job, "success": {"pattern": "never"}}
     assert attempt(broken) == 1 and attempt(job) == 0
-    assert attempt.result["segments"][0]["resumed_from"] == "s10"
+    assert attempt.result["segments"][0]["resumed_from"] == "s4"
     assert attempt(job, forced=True, session="one") == 0, "complete in this very session"
-    assert attempt.result["segments"][0]["resumed_from"] == "s10"
+    assert attempt.result["segments"][0]["resumed_from"] == "s4"
     assert attempt(job, forced=True, session="two") == 0
-    assert attempt.result["segments"][0]["resumed_from"] is None and attempt.result["steps"] == 10
+    assert attempt.result["segments"][0]["resumed_from"] is None and attempt.result["steps"] == 4
     assert attempt({**job, "command": STEPS + "echo more"}) == 0
     assert attempt.result["segments"][0]["resumed_from"] is None
     assert attempt(job) == 0
-    assert attempt.result["segments"][0]["resumed_from"] == "s10"
+    assert attempt.result["segments"][0]["resumed_from"] == "s4"
 
 
 # --- campaigns ----------------------------------------------------------------------------------------------
@@ -557,7 +566,8 @@ class Plant:
         self.folder = folder
         for name in ("Snakefile", "rules", "workflow", "profiles"):
             (folder / name).symlink_to(ROOT / name)
-        (folder / "local").symlink_to("profiles/local")
+        for name in ("local", "slurm"):
+            (folder / name).symlink_to(f"profiles/{name}")
         (folder / "config").mkdir()
         (folder / "config" / "config.yaml").write_text("run_id: plant\nfamilies: [jobs]\n")
         (folder / "config" / "recovery.yaml").write_text("time_scale: 0.001\nstall_s: 60000\n")
@@ -566,11 +576,11 @@ class Plant:
     def jobs(self, **jobs):
         (self.folder / "config" / "jobs.yaml").write_text(yaml.safe_dump({"jobs": jobs}))
 
-    def start(self, *arguments):
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RIPRESA_")}
+    def start(self, *arguments, profile="local", environment=os.environ):
+        inherited = {name: value for name, value in environment.items() if not name.startswith("RIPRESA_")}
         environment = inherited | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         return subprocess.Popen(
-            ["snakemake", "--profile", "local", "--cores", "4", *arguments],
+            ["snakemake", "--profile", profile, "--cores", "4", *arguments],
             cwd=self.folder,
             env=environment,
             stdout=subprocess.PIPE,
@@ -728,7 +738,33 @@ def test_a_job_that_gets_no_further_is_given_up(plant):
     assert "3 restarts brought no progress" in history[-1]["evidence"]
 
 
-def test_errors_of_the_configuration_are_said_in_one_line(plant):
-    plant.jobs(plate={**PLATE, "command": "x {stpes}"})
-    plant(code=1)
-    assert "config/jobs.yaml: jobs.jobs.plate.command: {stpes} is neither a parameter" in plant.said
+@pytest.mark.timeout(900)
+def test_segments_on_a_cluster_that_loses_a_node(slurm, plant, tmp_path_factory):
+    """SLURM warns and starts the next segment; what was lost goes on from the newest checkpoint."""
+    folder = tmp_path_factory.mktemp("reference")
+    words = ["--size", "24", "--rate", "0.2", "--steps", "320", "--every", "10"]
+    command = [sys.executable, EXAMPLE, *words, "--checkpoints", folder, "--output", folder]
+    subprocess.run(command, check=True, capture_output=True)
+    job = {**PLATE, "sweep": {"base": {"steps": 320, "every": 10, "pause": 0.25}}}
+    job["segments"] = {"runtime": 1, "count": 20, "warning_s": 10}
+    job["resources"] = {"default": {"slurm_partition": "cpu", "mem_mb": 500}}
+    plant.jobs(plate=job)
+    controller = plant.start(profile="slurm", environment=slurm.environment)
+    target = "jobs/plate/every=10,pause=0.25,steps=320/segment2.json"
+    node = wait_until(
+        lambda: (o := records.read_json(plant.run.lease(target)) or {}).get("group") and o["host"], 120
+    )
+    saved = len(list((plant.path("plate/*") / "checkpoints").glob("*/step*.npz")))
+    wait_until(lambda: len(list((plant.path("plate/*") / "checkpoints").glob("*/step*.npz"))) > saved + 1, 60)
+    slurm.lose(node)
+    said = controller.communicate(timeout=600)[0]
+    assert controller.returncode == 0, said
+    assert plant.plate("plate") == (folder / "plate.npy").read_bytes()
+    result = plant.result("plate")
+    assert len(result["segments"]) >= 3
+    assert {one["ended_by"] for one in result["segments"][:-1]} == {"warning"}
+    starts = plant.executions()
+    assert [line for line in starts if line.endswith(" from")] == starts[:1]
+    assert (
+        len([line for line in starts if line.startswith("plate/every=10,pause=0.25,steps=320/segment2")]) == 2
+    )

@@ -41,7 +41,6 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--output")
     parser.add_argument("--amount", action="append", default=[])
     asked = parser.parse_args(arguments)
-    execution.listen()
     run, target = Run(os.environ["RIPRESA_RUN"]), os.environ["RIPRESA_TARGET"]
     attempt = int(os.environ["RIPRESA_ATTEMPT"])
     given = running.Surroundings(

@@ -7,7 +7,6 @@ it had.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -37,13 +36,17 @@ class Book:
         fd = os.open(f"{self.directory}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         told = False
         while True:
-            with contextlib.suppress(BlockingIOError):
+            try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            if not told:
-                say("another process still uses the checkpoints; waiting for its end")
-                told = True
-            time.sleep(0.2)
+            except BlockingIOError:
+                if not told:
+                    say("another process still uses the checkpoints; waiting for its end")
+                    told = True
+                time.sleep(0.2)
+            except OSError as error:
+                say(f"no locks on this file system ({error.strerror}): nothing else may use the checkpoints")
+                break
         self._segments = self._read()
         return fd
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
@@ -52,15 +52,6 @@ class Ended(NamedTuple):
         return "time" if self.timed_out else "warning" if self.warned else "itself"
 
 
-def listen() -> None:
-    """Collect the signals that `run` waits for instead of dying of them."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
-    # Who sends a warning sees only from a handler that it is welcome.
-    for number in WARNINGS:
-        signal.signal(number, lambda *_: None)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-
 def run(
     script: str,
     environment: dict[str, str],
@@ -70,14 +61,27 @@ def run(
     tell: Callable[[int, int], None],
     tick: Callable[[], bool] | None,
     tick_s: float = LONGEST_TICK_S,
-    inherited: Iterable[int] = (),
+    inherited: Sequence[int] = (),
 ) -> Ended:
-    """Run a Bash script to its end; `listen` comes first. Its output goes where that of this process goes.
+    """Run a Bash script to its end. Its output goes where that of this process goes.
 
     ``limit`` counts from ``began`` (`time.monotonic`). ``tell`` sends a signal to a process and to its
     descendants; a warning only to what catches it. ``tick`` is called now and then, more often while it
     returns True, and at least every ``tick_s``. ``inherited`` are open files that the command shares.
     """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # Who sends a warning sees only from a handler that it is welcome.
+    for number in WARNINGS:
+        signal.signal(number, lambda *_: None)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+    try:
+        child = _start(script, environment, inherited)
+        return _watch(child, began, limit, tell, tick, tick_s)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start(script: str, environment: dict[str, str], inherited: Sequence[int]) -> int:
     for fd in inherited:
         os.set_inheritable(fd, True)
     child = os.posix_spawn(
@@ -89,6 +93,17 @@ def run(
     )
     for fd in inherited:
         os.set_inheritable(fd, False)
+    return child
+
+
+def _watch(
+    child: int,
+    began: float,
+    limit: Limit | None,
+    tell: Callable[[int, int], None],
+    tick: Callable[[], bool] | None,
+    tick_s: float,
+) -> Ended:
     ahead = list(zip(limit or (), (signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL), strict=False))
     warned = timed_out = stopped = False
     pause, next_tick = _SHORTEST_TICK_S, time.monotonic() + _SHORTEST_TICK_S

@@ -218,10 +218,11 @@ class _Attempt:
         return ended.code == 0 or (ended.warned and ended.code in _TOLD)
 
     def _fail(self, ended: execution.Ended, start: Checkpoint | None) -> None:
-        there = candidates(self.book.directory, self.book.pattern) if self.kept is not None else []
-        if there[:1] == ([start] if start else []) and self.extraction.first is not None:
-            # What is not in a checkpoint is lost, so the next attempt begins where this one did.
-            write_progress(self.given.progress, self.extraction.first, self.extraction.total)
+        if self.kept is not None and self.extraction.first is not None:
+            there = candidates(self.book.directory, self.book.pattern)
+            if there[:1] == ([start] if start else []):
+                # What is not in a checkpoint is lost, so the next attempt begins where this one did.
+                write_progress(self.given.progress, self.extraction.first, self.extraction.total)
         if ended.stopped:
             raise Failed(128 + signal.SIGTERM if ended.code == 0 else ended.code)
         if ended.warned and ended.code in _TOLD:
