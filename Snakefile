@@ -17,8 +17,3 @@ rule all:
 
 localrules:
     all,
-
-
-if workflow.nodes is not None:
-    # Jobs run elsewhere. `cores`, which a plain call needs, would cut their threads down to what there is here.
-    workflow.global_resources["_cores"] = None

@@ -327,6 +327,15 @@ def test_units_run_as_one_array_whose_tasks_are_their_guards(campaign, slurm):
     assert "SLURM JOB" in campaign.ripresa("why --run test units/b.txt")
 
 
+def test_threads_are_not_cut_to_the_cores_of_this_machine(campaign, slurm):
+    campaign.units(a=1)
+    snakefile = campaign.directory / "Snakefile"
+    snakefile.write_text(snakefile.read_text().replace("log: units.log", "log: units.log\n    threads: 7"))
+    assert campaign("--cores", "2") == 0, campaign.said
+    assert "--cpus-per-task=7" in slurm.calls("sbatch")[0]
+    assert attempts.last(campaign.run, "units/a.txt")["resources"]["threads"] == "7"
+
+
 def test_a_killed_controller_costs_nothing(campaign, slurm):
     names = ("run", "done", "waits", "gone")
     campaign.units(**dict.fromkeys(names, 1))

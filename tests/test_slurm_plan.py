@@ -35,8 +35,7 @@ def folder(tmp_path: Path) -> Path:
     snakefile = FILES["Snakefile"].replace(
         "    params: unit=work.params\n", RESOURCES + "    params: unit=work.params\n"
     )
-    ending = (ROOT / "Snakefile").read_text().partition("localrules:\n    all,\n")[2]
-    files = {**FILES, "Snakefile": snakefile + ending, "config/work.yaml": "kinds: [a, b, c, better]\n"}
+    files = {**FILES, "Snakefile": snakefile, "config/work.yaml": "kinds: [a, b, c, better]\n"}
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)

@@ -27,6 +27,8 @@ class Executor(RemoteExecutor):
         directory = os.environ.get("RIPRESA_RUN")
         if not directory:
             raise WorkflowError("no run is open: include rules/common.smk before the rules of a family")
+        # `cores`, which a plain call needs, is that of this machine and would cut the threads of jobs.
+        self.workflow.global_resources["_cores"] = None
         self._watch = Watch(
             os.path.relpath(directory),
             self,

@@ -17,6 +17,7 @@ from ripresa.journal.text import printable
 SHOWN = 20
 
 # How Snakemake's reasons begin, and what they are called here.
+_CORES = 1_000_000  # more than any node has
 _REASONS = {
     "Missing output files": "not made yet",
     "Incomplete output files": "cut short",
@@ -39,7 +40,7 @@ def answer(arguments: argparse.Namespace) -> Answer:
     slurm = arguments.profile is not None and submission.is_slurm(arguments.profile)
     run = runs.named(arguments)
     changes = _changes(run, arguments.run)
-    jobs = [job for job in _dry_run(arguments) if job["output"]]
+    jobs = [job for job in _dry_run(arguments, elsewhere=slurm) if job["output"]]
     known = {unit.target: unit for unit in state.states(run)}
     units = [_unit(run, job, known) for job in jobs]
     held = [u for u in units if u["state"] in (state.WAITING, state.QUARANTINED, state.RUNNING)]
@@ -126,12 +127,16 @@ def _changes(run: Run, run_id: str | None) -> list[str]:
         raise Refusal(str(error)) from None
 
 
-def _dry_run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The jobs that Snakemake would run, as its logger plugin `journal` notes them."""
+def _dry_run(arguments: argparse.Namespace, *, elsewhere: bool) -> list[dict[str, Any]]:
+    """The jobs that Snakemake would run, as its logger plugin `journal` notes them.
+
+    Those that run ``elsewhere`` have the threads that they ask for, not cut to the cores of this machine.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = f"{folder}/jobs.jsonl"
         profile = ("--profile", arguments.profile) if arguments.profile else ()
-        options = ("--logger", "journal", "--dry-run", *profile, *arguments.snakemake)
+        cores = ("--cores", str(_CORES)) if elsewhere else ()
+        options = ("--logger", "journal", "--dry-run", *profile, *cores, *arguments.snakemake)
         done = call(arguments, *options, RIPRESA_PLAN=file)
         if done.returncode:
             raise Refusal(f"snakemake cannot plan: {error(done.stdout)}", 1)
