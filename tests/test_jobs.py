@@ -484,7 +484,7 @@ def test_segments_of_a_command_that_heeds_no_warning(attempt):
 
 def test_a_segment_without_a_new_checkpoint_has_failed(attempt):
     job = {**COUNTED, "sweep": {"base": {"last": 99, "every": 1000}}}
-    job["segments"] = {"runtime": 0.01, "count": 9, "warning_s": 0.3}
+    job["segments"] = {"runtime": 0.02, "count": 9, "warning_s": 0.6}
     code = attempt(job, segment=1)
     assert code == 124 and not attempt.out.exists()
     assert attempt.failure(code) == "time_limit"
@@ -556,7 +556,7 @@ PLATE = {
     "checkpoints": {"pattern": "step*.npz"},
     "progress": {"pattern": r"step (?P<step>\d+) residual (?P<residual>\S+)", "total": "{steps}"},
 }
-SEGMENTS = {"segments": {"runtime": 0.04, "count": 9, "warning_s": 0.9}}
+SEGMENTS = {"segments": {"runtime": 0.06, "count": 9, "warning_s": 1.2}}
 
 
 class Plant:
