@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-# Two tests that want the cluster, of which none says so by a marker, and a machine that cannot have one; and a
-# file whose fixture of the same name is its own.
+# Two tests that want the cluster, of which none says so by a marker, on a machine that cannot have one; and a
+# test whose fixture of the same name is its own.
 CONFTEST = """
 from cluster import packages
 pytest_plugins = ["cluster.fixture"]
