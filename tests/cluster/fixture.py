@@ -15,7 +15,6 @@ import pytest
 from cluster import packages
 from cluster.handle import Cluster
 
-FIXTURES = {"slurm", "slurm_session"}
 ABSENT = "no SLURM cluster here: "
 _said: list[str] = []
 
@@ -24,7 +23,8 @@ _said: list[str] = []
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test that uses the cluster, so that a forgotten marker brings it into no other tier."""
     for item in items:
-        if FIXTURES & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("slurm"):
+        # Not by `slurm`, for a test file may have a fixture of that name for something else.
+        if "slurm_session" in getattr(item, "fixturenames", ()) or item.get_closest_marker("slurm"):
             item.add_marker(pytest.mark.slurm)
             item.add_marker(pytest.mark.slow)
 
