@@ -84,7 +84,8 @@ def ours(directory: Path, jobs: int) -> Campaign:
     made = Campaign(directory, jobs, "runs/throughput/trivial/{}.txt")
     for name in ("Snakefile", "workflow", "profiles"):
         (directory / name).symlink_to(ROOT / name)
-    (directory / "slurm").symlink_to("profiles/slurm")
+    for profile in ("slurm", "local"):
+        (directory / profile).symlink_to(f"profiles/{profile}")
     for name in ("rules", "config"):
         (directory / name).mkdir()
     (directory / "rules/common.smk").symlink_to(ROOT / "rules/common.smk")
