@@ -13,7 +13,7 @@ _TEXTS = {
     "outcome", "decision", "failure_class", "evidence", "reason", "not_before", "started", "ended", "session",
     "command_sha256", "output_sha256",
 }  # fmt: skip
-_TABLES = {"outputs", "resources", "changes", "excluded", "spent", "blamed"}
+_TABLES = {"outputs", "resources", "changes", "excluded", "spent", "blamed", "most"}
 _MOST = 10**9
 
 

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
     Record = dict[str, Any]
 
-RULE, MACHINE, CALLER, LEAST = "rule", "machine", "caller", "least"
+RULE, MACHINE, CALLER, LEAST, PARTITION = "rule", "machine", "caller", "least", "partition"
 _BOUNDS = {
     RULE: "the limit of its rule",
     MACHINE: "all that this machine has",
     CALLER: "all that snakemake may give it (see --resources)",
     LEAST: "the least there is",
+    PARTITION: "the most that its partition allows",
 }
 _USED = {"mem_mb": "used up {} MB", "runtime": "not done within {} min"}
 _RESETS = ("published", "adopted", "released")
@@ -85,7 +86,7 @@ def settle(
             if declared is None:
                 continue
             had = _had(record, name) or asked(history, name, declared["first"])
-            following, by = _next(declared, name, had, change, history)
+            following, by = _next(declared, name, had, change, history, _most(record, name))
             if following == had:
                 spent[name] = {"had": _number(had), "change": change, "by": by}
             else:
@@ -216,14 +217,30 @@ def _limit_files() -> Iterable[str]:
             yield "/".join([root, *parts[:depth], name])
 
 
+def _most(record: Record, name: str) -> tuple[float, str] | None:
+    """The most that the place of an attempt can give, and what place that is; None where that is not known.
+
+    A batch job is held to what it asked for, so what the machine has says nothing there.
+    """
+    most = (record.get("most") or {}).get(name)
+    if isinstance(most, int | float) and not isinstance(most, bool) and most > 0:
+        return float(most), PARTITION
+    return (machine_mb(), MACHINE) if name == "mem_mb" and record.get("external_jobid") is None else None
+
+
 def _next(
-    declared: dict[str, Any], name: str, had: float, change: float, history: list[Record]
+    declared: dict[str, Any],
+    name: str,
+    had: float,
+    change: float,
+    history: list[Record],
+    most: tuple[float, str] | None,
 ) -> tuple[float, str]:
     """The amount that comes next, the same one where there is none, and what sets the limit."""
     first, limit = declared["first"], declared["limit"]
     by = RULE if limit is not None else LEAST
-    if limit is None and name == "mem_mb" and change > 1:
-        limit, by = machine_mb(), MACHINE
+    if change > 1 and most is not None and (limit is None or (most[1] == PARTITION and most[0] < limit)):
+        limit, by = most
     following = bounded(had * change, first, limit, shrinks=change < 1)
     # Beyond its limit already, or no way on in the direction that helps: stay.
     onward = following > had if change > 1 else following < had

@@ -136,6 +136,27 @@ def check(request: Iterable[str], cluster: Limits) -> list[str]:
     return [f"partition {name}: {problem}" for name in wanted for problem in found[name]]
 
 
+def most(request: Iterable[str], cluster: Limits) -> dict[str, float]:
+    """The most that a unit with this request may ask for in its partitions: ``mem_mb``, ``runtime`` (min).
+
+    What has no limit, or none that is known, is left out.
+    """
+    asked = parsed(request)
+    if cluster.partitions is None or asked.get("clusters", cluster.name) != cluster.name:
+        return {}
+    wanted = asked["partition"].split(",") if "partition" in asked else _default(cluster.partitions)
+    there = {name: cluster.partitions[name] for name in wanted if name in cluster.partitions}
+    memory = [
+        min(node.mem_mb, _number(partition.get("MaxMemPerNode")))
+        for name, partition in there.items()
+        for node in cluster.nodes or ()
+        if name in node.partitions
+    ]
+    times = [_limit(partition.get("MaxTime")) for partition in there.values()]
+    found = {"mem_mb": max(memory, default=math.inf), "runtime": max(times, default=math.inf)}
+    return {name: amount for name, amount in found.items() if amount < math.inf}
+
+
 def _in_partition(asked: Fields, name: str, cluster: Limits) -> list[str]:
     """What keeps a request from ever starting in one partition."""
     assert cluster.partitions is not None
