@@ -156,7 +156,9 @@ class Campaign:
 
     def call(self) -> None:
         """Call snakemake."""
-        options = "--rerun-incomplete --keep-going --nolock --retries 100 --scheduler recovery --logger journal"
+        options = (
+            "--rerun-incomplete --keep-going --nolock --retries 100 --scheduler recovery --logger journal"
+        )
         environment = {k: v for k, v in self.cluster.environment.items() if not k.startswith("RIPRESA_")}
         with (self.directory / "calls.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -202,9 +204,12 @@ class Campaign:
         """The newest record of each attempt."""
         newest: dict[int, dict[str, Any]] = {}
         with contextlib.suppress(FileNotFoundError):
-            for line in (self.directory / RUN / f"journal/attempts/{self.target(n)}.jsonl").read_text().splitlines():
+            for line in (
+                (self.directory / RUN / f"journal/attempts/{self.target(n)}.jsonl").read_text().splitlines()
+            ):
                 record = json.loads(line)
-                newest[record["attempt"]] = record
+                if record["outcome"] != "released":
+                    newest[record["attempt"]] = record
         return list(newest.values())
 
     def ledger(self, n: str) -> list[dict[str, Any]]:
@@ -403,7 +408,9 @@ JOBS = [
             unit("hungry", "sleep 1; head -c 250m /dev/zero | tail | wc -c", "memory"),
             unit(
                 "guarded",
-                'sleep 1; [ "$AMOUNT" -gt 200 ] || { guard=$(ps -o ppid= -p $(ps -o ppid= -p $$)); echo 1000 > /proc/$((guard))/oom_score_adj; };'
+                'sleep 1; [ "$AMOUNT" -gt 200 ] || { pid=$$; until grep -q recovery/__main__ /proc/$pid/cmdline; do'
+                " pid=$(($(ps -o ppid= -p $pid))); done; echo 1000 > /proc/$pid/oom_score_adj;"
+                " };"
                 " head -c 250m /dev/zero | tail | wc -c",
                 "memory",
             ),
@@ -480,7 +487,9 @@ PREEMPTION = [
         [unit(f"yielding-{mode}", LONG, partition="preempt", threads=8)],
         preempt(f"yielding-{mode}", mode),
         lambda c, mode=mode: [  # type: ignore[misc]
-            c.judge(f"preemption, {mode}", f"yielding-{mode}", failures=PREEMPTED, starts=2, timed=("PREEMPTED",)),
+            c.judge(
+                f"preemption, {mode}", f"yielding-{mode}", failures=PREEMPTED, starts=2, timed=("PREEMPTED",)
+            ),
         ],
         short=mode == "cancel",
     )
@@ -515,13 +524,16 @@ def judge_lost(fault: str, c: Campaign) -> list[Row]:
     row = c.judge(fault, "lost", failures=(("node", "retry"),), starts=2, timed=("NODE_FAIL",))
     after = c.judge("  submitted afterwards", "after")
     node = (c.directory / "lost.node").read_text()
-    bad = json.loads((c.directory / RUN / "journal/slurm/nodes.json").read_text() or "{}")
+    nodes = c.directory / RUN / "journal/slurm/nodes.json"
+    bad = json.loads(nodes.read_text()) if nodes.exists() else {}
     if node not in bad or seconds(bad[node]["until"]) < time.time() - 120:
         row.problems.append(f"nodes.json has {bad}, not {node}")
     if any(record["host"] == node for record in c.records("lost")[1:]):
         row.problems.append("again on the lost node")
     options = [
-        json.loads((c.directory / RUN / f"journal/slurm/batches/{e['batch']}/batch.json").read_text())["options"]
+        json.loads((c.directory / RUN / f"journal/slurm/batches/{e['batch']}/batch.json").read_text())[
+            "options"
+        ]
         for e in c.ledger("after")
     ]
     if not any(f"--exclude={node}" in words for words in options):
@@ -741,7 +753,12 @@ DISK = [
         [unit("logless", held=True)],
         no_log,
         lambda c: [
-            c.judge("disk full for the log (0:53)", "logless", failures=(("file_system", "retry"),), timed=("FAILED",)),
+            c.judge(
+                "disk full for the log (0:53)",
+                "logless",
+                failures=(("file_system", "retry"),),
+                timed=("FAILED",),
+            ),
         ],
     )
 ]
@@ -766,7 +783,9 @@ FORGOTTEN = [
         [unit("forgotten", LONG)],
         forgotten,
         lambda c: [
-            c.judge("forgotten by slurmctld, accounting", "forgotten", failures=(("unknown", "retry"),), starts=2)
+            c.judge(
+                "forgotten by slurmctld, accounting", "forgotten", failures=(("unknown", "retry"),), starts=2
+            )
         ],
     )
 ]
@@ -776,7 +795,12 @@ UNACCOUNTED = [
         [unit("forgotten", LONG)],
         forgotten,
         lambda c: [
-            c.judge("forgotten by slurmctld, no accounting", "forgotten", failures=(("unknown", "retry"),), starts=2)
+            c.judge(
+                "forgotten by slurmctld, no accounting",
+                "forgotten",
+                failures=(("unknown", "retry"),),
+                starts=2,
+            )
         ],
     )
 ]
@@ -827,7 +851,9 @@ GROUPS = [
     Group("database", DAEMONS[3:], calls=2),
     Group("limits", LIMITED, before=few),
     Group("answer lost", LOST_ANSWER, before=lambda c: lose_answer(c, 'submit "$@"')),
-    Group("answer late", LATE_ANSWER, before=lambda c: lose_answer(c, '(exec >&- 2>&-; sleep 4; submit "$@") &')),
+    Group(
+        "answer late", LATE_ANSWER, before=lambda c: lose_answer(c, '(exec >&- 2>&-; sleep 4; submit "$@") &')
+    ),
     Group("disk", DISK, before=small_disk),
     Group("forgotten", FORGOTTEN, before=lambda c: c.cluster.change(MinJobAge="2")),
     Group("unaccounted", UNACCOUNTED, before=without_accounting),
@@ -880,7 +906,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--short", action="store_true", help="the most telling faults only")
-    parser.add_argument("--only", metavar="NAME", action="append", help="faults whose name, or group, begins so")
+    parser.add_argument(
+        "--only", metavar="NAME", action="append", help="faults whose name, or group, begins so"
+    )
     parser.add_argument("--down", type=float, default=120, metavar="S", help="how long slurmctld stays away")
     arguments = parser.parse_args()
     wanted = [
@@ -893,13 +921,17 @@ def main() -> int:
                 if (fault.short or not arguments.short)
                 and (
                     not arguments.only
-                    or any(name.startswith(only) for only in arguments.only for name in (group.name, fault.name))
+                    or any(
+                        name.startswith(only) for only in arguments.only for name in (group.name, fault.name)
+                    )
                 )
             ]
         )
     ]
     if not wanted:
-        parser.error(f"no fault is called so; there are {', '.join(f.name for g in GROUPS for f in g.faults)}")
+        parser.error(
+            f"no fault is called so; there are {', '.join(f.name for g in GROUPS for f in g.faults)}"
+        )
     base = Path(tempfile.mkdtemp(prefix="faults-"))
     small = base / "small"
     small.mkdir()
@@ -912,7 +944,11 @@ def main() -> int:
         for group, faults in wanted:
             for row in run(cluster, base, group, faults, 20 if arguments.short else arguments.down):
                 rows.append(row)
-                print(f"{'right' if not row.problems else 'WRONG'}: {row.fault.strip()}", file=sys.stderr, flush=True)
+                print(
+                    f"{'right' if not row.problems else 'WRONG'}: {row.fault.strip()}",
+                    file=sys.stderr,
+                    flush=True,
+                )
     finally:
         cluster.down()
         subprocess.run(["umount", small], check=False)
