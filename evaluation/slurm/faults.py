@@ -208,7 +208,8 @@ class Campaign:
                 (self.directory / RUN / f"journal/attempts/{self.target(n)}.jsonl").read_text().splitlines()
             ):
                 record = json.loads(line)
-                newest[record["attempt"]] = record
+                if record["outcome"] != "released":
+                    newest[record["attempt"]] = record
         return list(newest.values())
 
     def ledger(self, n: str) -> list[dict[str, Any]]:
@@ -407,7 +408,9 @@ JOBS = [
             unit("hungry", "sleep 1; head -c 250m /dev/zero | tail | wc -c", "memory"),
             unit(
                 "guarded",
-                'sleep 1; [ "$AMOUNT" -gt 200 ] || { guard=$(ps -o ppid= -p $(ps -o ppid= -p $$)); echo 1000 > /proc/$((guard))/oom_score_adj; };'
+                'sleep 1; [ "$AMOUNT" -gt 200 ] || { pid=$$; until grep -q recovery/__main__ /proc/$pid/cmdline; do'
+                " pid=$(($(ps -o ppid= -p $pid))); done; echo 1000 > /proc/$pid/oom_score_adj;"
+                " };"
                 " head -c 250m /dev/zero | tail | wc -c",
                 "memory",
             ),
@@ -521,7 +524,8 @@ def judge_lost(fault: str, c: Campaign) -> list[Row]:
     row = c.judge(fault, "lost", failures=(("node", "retry"),), starts=2, timed=("NODE_FAIL",))
     after = c.judge("  submitted afterwards", "after")
     node = (c.directory / "lost.node").read_text()
-    bad = json.loads((c.directory / RUN / "journal/slurm/nodes.json").read_text() or "{}")
+    nodes = c.directory / RUN / "journal/slurm/nodes.json"
+    bad = json.loads(nodes.read_text()) if nodes.exists() else {}
     if node not in bad or seconds(bad[node]["until"]) < time.time() - 120:
         row.problems.append(f"nodes.json has {bad}, not {node}")
     if any(record["host"] == node for record in c.records("lost")[1:]):

@@ -28,6 +28,8 @@ class Offer:
         self.script = script
         self.remote = remote
         self.digest = batch.digest(script) if remote else None
+        self.anywhere = False
+        """Whether it may run on nodes that failed, because SLURM has no others for it."""
         self.not_before = 0.0
         """By the monotonic clock."""
         self.info: SubmittedJobInfo | None = None

@@ -29,7 +29,9 @@ def refusal(unit: Unit, last: dict[str, Any]) -> str | None:
     if decision == "quarantine":
         from ripresa.recovery import blame
 
-        changed = blame.changed(unit, last)
+        # What is seen from here may differ from what a node has seen: that is no change.
+        seen_elsewhere = bool(last.get("external_jobid")) and last.get("session") == unit.session
+        changed = [] if seen_elsewhere else blame.changed(unit, last)
         if not changed:
             why = last.get("reason") if last.get("spent") else last.get("evidence")
             return (

@@ -103,6 +103,8 @@ def close_interrupted(unit: Unit, lease: leases.Lease) -> None:
         pid=previous.get("pid"),
         device=previous.get("device"),
         session=previous.get("session"),
+        external_jobid=previous.get("external_jobid"),
+        requeues=previous.get("requeues", 0),
         evidence="the guard of this attempt ended without a word (killed, or the machine went down)",
         **progress.fields,
     )

@@ -55,6 +55,7 @@ class _Attempt:
             "started": clock.iso(self.began),
             "command_sha256": self.unit.digest,
             "lifeline": lifeline.name,
+            **_batch_job(),
         }
         if self.devices:
             owner["device"] = self.unit.resources["gpu_device"]
@@ -288,7 +289,7 @@ def new_record(unit: Unit, number: int, started: Any) -> dict[str, Any]:
         "signal": None,
         "host": processes.node(),
         "pid": os.getpid(),
-        "external_jobid": _batch_job(),
+        "external_jobid": None,
         "device": unit.resources.get("gpu_device"),
         "started": started,
         "ended": clock.iso(),
@@ -302,13 +303,23 @@ def new_record(unit: Unit, number: int, started: Any) -> dict[str, Any]:
         "session": unit.session,
         "command_sha256": unit.digest,
         "scopes": unit.scopes,
+        **_batch_job(),
     }
 
 
-def _batch_job() -> str | None:
-    """The job of a batch system in which this runs, as its commands take it: ``123``, or ``123_7``."""
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID")
+def _batch_job() -> dict[str, Any]:
+    """The job of a batch system in which this runs, as its commands take it (``123``, ``123_7``).
+
+    ``requeues`` says how often it was started again under that name before.
+    """
+    job, array = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")
+    if job is None:
+        return {}
+    again = os.environ.get("SLURM_RESTART_COUNT", "")
+    return {
+        "external_jobid": f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else job,
+        **({"requeues": int(again)} if again.isdigit() and again != "0" else {}),
+    }
 
 
 def _unit_end(unit: Unit, record: dict[str, Any], began: float | None) -> None:

@@ -191,7 +191,9 @@ def _state(unit: Unit, record: dict[str, Any], named: list[str], known: dict[str
             # Only a digest: a variable may hold a secret.
             state[f"variable: {name}"] = _digest([os.environ[name]])
     if ACCESS in kinds:
-        state["its: user and groups"] = f"{os.getuid()} {os.getgid()} {sorted(os.getgroups())}"
+        # The list may have the group proper in it or not, by how the process was started.
+        groups = sorted({*os.getgroups(), os.getgid()})
+        state["its: user and groups"] = f"{os.getuid()} {os.getgid()} {groups}"
         for path in sorted({*inputs, *words, *_WORD.findall(evidence)})[:_MOST]:
             if "/" in path or os.path.lexists(path):
                 state[f"access to: {path}"] = _access(path)

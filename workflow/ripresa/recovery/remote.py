@@ -15,13 +15,16 @@ from ripresa.recovery.progress import Progress
 from ripresa.recovery.unit import Unit
 
 PUBLISHED, FAILED, HELD = "published", "failed", "held"
+AGAIN = "again"
+"""The batch system starts the unit again by itself."""
 
 
 class End:
     """How a batch system says that an attempt ended.
 
     ``failure_class`` is None where it does not know, ``completed`` if it believes in success; ``log`` is what
-    the batch job printed, ``host`` where it ran.
+    the batch job printed, ``host`` where it ran, ``requeues`` how often the job had been put back
+    into the queue before.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class End:
         session: str,
         log: str,
         host: str | None = None,
+        requeues: int = 0,
         exit_code: int | None = None,
         signal: int | None = None,
     ) -> None:
@@ -44,6 +48,7 @@ class End:
         self.session = session
         self.log = log
         self.host = host
+        self.requeues = requeues
         self.exit_code = exit_code
         self.signal = signal
 
@@ -115,10 +120,40 @@ class Remote:
         finally:
             lease.release()
 
+    def restarted(self, end: End) -> str:
+        """What follows from the end of an instance of a job that the batch system starts again: `AGAIN`.
+
+        Where its guard could not know why, or wrote nothing, that is recorded. `FAILED` if the unit is not to
+        be started once more, `HELD` if a live process has it: the next instance, or what is left of this one.
+        """
+        unit = self.unit
+        lease = leases.acquire(unit.run, unit.target)
+        if lease is None:
+            return HELD
+        try:
+            last = attempts.last(unit.run, unit.target)
+            known = int(last.get("attempt", 0))
+            begun = lease.previous or {}
+            if begun.get("attempt") == known + 1 and begun.get("requeues", 0) == end.requeues:
+                end.failure_class = end.failure_class or "node"
+                self._record(known + 1, end, begun)
+            elif self._is_of(last, end) and last.get("failure_class") == "cancelled":
+                end.failure_class = end.failure_class or "preempted"
+                self._record(known, end, last)
+            else:
+                return AGAIN
+            last = attempts.last(unit.run, unit.target)
+            return AGAIN if last.get("decision") == "retry" else FAILED
+        finally:
+            lease.release()
+            self._known = self._size()
+
     @staticmethod
     def _is_of(last: dict[str, Any], end: End) -> bool:
         """Whether the newest attempt is the one that ended."""
-        return end.external_jobid is not None and last.get("external_jobid") == end.external_jobid
+        if end.external_jobid is None or last.get("external_jobid") != end.external_jobid:
+            return False
+        return last.get("requeues", 0) == end.requeues
 
     def _record(self, number: int, end: End, begun: dict[str, Any]) -> None:
         unit = self.unit
@@ -129,17 +164,18 @@ class Remote:
         started = begun.get("started")
         record = new_record(unit, number, started if isinstance(started, str) else clock.iso())
         record.update(
-            host=end.host,
+            host=end.host or begun.get("host"),
             pid=begun.get("pid"),
             external_jobid=end.external_jobid,
+            requeues=end.requeues,
             session=end.session,
             exit_code=end.exit_code,
             signal=end.signal,
             scopes=[scope for scope in unit.scopes if not scope.startswith("host:")],
             **progress.fields,
         )
-        if end.host:
-            record["scopes"].insert(0, f"host:{end.host}")
+        if record["host"]:
+            record["scopes"].insert(0, f"host:{record['host']}")
         if not os.path.exists(log):
             record["log"] = log = end.log
         fail(unit, record, log, end.failure_class, end.evidence)

@@ -15,8 +15,10 @@ from ripresa.slurm.ledger import REFUSED, Ledger
 from ripresa.slurm.sighting import Sighting
 
 _VANISHED_S = 5.0
-_LOST_S = 60.0
+_LOST_S = 10.0
 _LOST_LOOKS = 3
+_UNTOLD_S = 5.0
+"""How long accounting may take to have an instance that slurmctld has put back into the queue."""
 _OUTAGE_S = 600.0
 _VAGUE = ("CANCELLED", "FAILED")
 """States that squeue shows without saying who or what ended the job."""
@@ -37,8 +39,11 @@ class Job:
         self.seen: Sighting | None = None
         self.waits: reasons.Prospect | None = None
         """What it waits for in the queue, once that is no ordinary wait."""
+        self.restarts = 0
+        """How often SLURM had started it again when somebody last asked why."""
         self._since = 0.0
         self._missing: list[float] = []
+        self._untold: float | None = None
 
     @property
     def key(self) -> Key:
@@ -73,6 +78,17 @@ class Job:
         self.waits = prospect
         return prospect if prospect.kind == "never" and now - self._since >= prospect.patience else None
 
+    def untold(self, now: float) -> bool:
+        """Whether nobody could say for long enough why SLURM starts it again."""
+        if self._untold is None:
+            self._untold = now
+        return now - self._untold >= _UNTOLD_S
+
+    def asked_why(self) -> None:
+        """Its last restart is explained, as far as it can be."""
+        assert self.seen is not None
+        self.restarts, self._untold = self.seen.restarts, None
+
     def vanished(self, now: float) -> bool:
         """Whether it is a task of an array that never started, and that SLURM has not known for a while."""
         waited = self.seen is None or states.judge(self.seen).phase == "waiting"
@@ -87,10 +103,14 @@ class Job:
 
 
 class Ended(NamedTuple):
-    """A job is over. ``verdict`` is None for one that was never submitted."""
+    """A job is over, or only an instance of it. ``verdict`` is None for one that was never submitted."""
 
     job: Job
     verdict: states.Verdict | None
+    seen: Sighting | None = None
+    """How it ended, as far as SLURM tells."""
+    requeued: bool = False
+    """SLURM starts the job again, or has done so."""
 
 
 class Cluster:
@@ -111,6 +131,7 @@ class Cluster:
         self._accounting = True
         self._unaccounted = False
         self._silent = False
+        self._doubtful = False
         self._array_limit: int | None = None
 
     def recover(self) -> None:
@@ -204,9 +225,10 @@ class Cluster:
             self._hear(str(error))
             return []
         self._hear(None)
+        self._doubtful = False
         live, over = self._sort(sightings)
         self._keep_one_each(live)
-        ended = [*self._follow(live, now), *self._conclude(self._detailed(over))]
+        ended = [*self._follow(live, now), *self._restarted(now), *self._conclude(self._detailed(over, now))]
         missing = [job for key, job in self._open.items() if key not in live and key not in over]
         return [*ended, *self._search(missing, now)]
 
@@ -281,7 +303,24 @@ class Cluster:
                 self._close(job)
                 self._ledger.seen(job.batch, job.index, found[0], ended=True)
                 text = f"SLURM will never start job {job.job_id}: {never.text}"
-                yield Ended(job, states.Verdict("ended", never.failure_class or "configuration", text))
+                verdict = states.Verdict("ended", never.failure_class or "configuration", text)
+                yield Ended(job, verdict, job.seen)
+
+    def _restarted(self, now: float) -> Iterator[Ended]:
+        """The instances of jobs that SLURM took back, with what only accounting knows: why."""
+        again = [job for job in self._open.values() if job.seen and job.seen.restarts > job.restarts]
+        told = self._instances(again) if again else {}
+        for job in again:
+            assert job.seen is not None
+            number = job.seen.restarts - 1
+            over = [seen for seen in told.get(job.seen.job_id, ()) if seen.ended or _is_end(seen)]
+            instance = next((seen for seen in over if seen.restarts == number), None)
+            if instance is None and self._accounting and not job.untold(now):
+                self._doubtful = True
+                continue
+            job.asked_why()
+            seen = instance or job.seen._replace(restarts=number, nodes="", exit_code=None, signal=None)
+            yield Ended(job, states.interrupted(instance), seen, requeued=True)
 
     def _conclude(self, over: dict[Key, Sighting]) -> Iterator[Ended]:
         for key, seen in over.items():
@@ -289,19 +328,23 @@ class Cluster:
             job.changed(seen)
             self._close(job)
             self._ledger.seen(job.batch, job.index, seen, ended=True)
-            yield Ended(job, states.judge(seen))
+            yield Ended(job, states.judge(seen), seen)
 
     def _search(self, missing: list[Job], now: float) -> Iterator[Ended]:
         """Jobs that slurmctld does not know (any more): accounting may."""
         if not missing:
             return
         over, outage = self._accounted(missing)
+        self._doubtful = self._doubtful or not outage
         found = {key: seen for seen in over if (key := self._key(seen)) is not None}
         for job in missing:
             seen = found.get(job.key)
             if seen is not None and states.judge(seen).phase == "ended":
                 yield from self._conclude({job.key: seen})
-            elif job.job_id is None and seen is None and not outage:
+            elif job.job_id is None and seen is None:
+                # slurmctld may still have the call before it that sbatch gave up waiting for.
+                if outage or not job.lost(now, outage=False):
+                    continue
                 self._close(job)
                 self._ledger.never(job.batch, job.index, "NEVER SUBMITTED", "")
                 yield Ended(job, None)
@@ -311,19 +354,37 @@ class Cluster:
             elif job.lost(now, outage=outage):
                 yield self._give_up(job, "LOST", "unknown", "nothing says how it ended")
 
-    def _detailed(self, over: dict[Key, Sighting]) -> dict[Key, Sighting]:
-        """The same ends with what only accounting knows: who cancelled, and how the steps ended."""
+    def _detailed(self, over: dict[Key, Sighting], now: float) -> dict[Key, Sighting]:
+        """The same ends with what only accounting knows: who cancelled, and how the steps ended.
+
+        Without those of which it knows nothing yet, for a while.
+        """
         jobs = [self._open[key] for key, seen in over.items() if seen.state in _VAGUE]
-        told = self._accounted(jobs)[0] if jobs else []
+        told, outage = self._accounted(jobs) if jobs else ([], False)
         known = {key: seen for seen in told if (key := self._key(seen)) is not None}
-        better = {key: seen for key, seen in known.items() if key in over and _is_end(seen)}
-        return over | better
+        better = {
+            key: seen._replace(restarts=over[key].restarts)
+            for key, seen in known.items()
+            if key in over and _is_end(seen)
+        }
+        late = set()
+        if self._accounting and not outage:
+            late = {job.key for job in jobs if job.key not in better and not job.untold(now)}
+            self._doubtful = self._doubtful or bool(late)
+        return {key: better.get(key, seen) for key, seen in over.items() if key not in late}
 
     def _give_up(self, job: Job, state: str, failure_class: str, text: str) -> Ended:
         self._close(job)
         self._ledger.settled(job.batch, job.index, job.job_id, state)
         text = f"SLURM does not know job {job.job_id} any more; {text}"
-        return Ended(job, states.Verdict("ended", failure_class, text))
+        return Ended(job, states.Verdict("ended", failure_class, text), job.seen)
+
+    def _instances(self, jobs: list[Job]) -> dict[str, list[Sighting]]:
+        try:
+            return queries.instances([job.job_id for job in jobs if job.job_id]) if self._accounting else {}
+        except commands.Unanswered as error:
+            self._accounting = _DISABLED not in str(error)
+            return {}
 
     def _accounted(self, missing: list[Job]) -> tuple[list[Sighting], bool]:
         """What accounting says of jobs, and whether it did not answer although there is one."""
@@ -381,6 +442,11 @@ class Cluster:
         elif trouble is None and self._silent:
             self._tell("SLURM answers again")
         self._silent = trouble is not None
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the last look left something open that the next one may tell."""
+        return self._doubtful
 
     @property
     def silent(self) -> bool:

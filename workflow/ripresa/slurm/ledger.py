@@ -1,5 +1,6 @@
 """What became of every submission: an append-only file that outlives controllers."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -19,7 +20,11 @@ class Entry(NamedTuple):
 
 
 class Ledger:
-    """`journal/slurm/ledger.jsonl` of a run: the newest line of a target says where it is."""
+    """`journal/slurm/ledger.jsonl` of a run: the newest line of a target says where it is.
+
+    What finds no place on a full disk is forgotten: jobs are known by their names, and SLURM can be asked
+    again.
+    """
 
     def __init__(self, run: Run) -> None:
         self._path = f"{run.slurm}/ledger.jsonl"
@@ -61,14 +66,13 @@ class Ledger:
 
     def submitted(self, batch: Batch, job_ids: list[str]) -> None:
         """SLURM accepted a batch."""
-        records.append(
-            self._path,
+        self._append(
             *(_line(batch, index, job_id, SUBMITTED) for index, job_id in enumerate(job_ids)),
         )
 
     def never(self, batch: Batch, index: int, state: str, reason: str) -> None:
         """A unit was not submitted after all."""
-        records.append(self._path, _line(batch, index, None, state, reason=reason, ended=True))
+        self._append(_line(batch, index, None, state, reason=reason, ended=True))
 
     def seen(self, batch: Batch, index: int, seen: Sighting, *, ended: bool = False) -> None:
         """A job changed."""
@@ -77,15 +81,18 @@ class Ledger:
             status = {"exit_code": seen.exit_code, "signal": seen.signal, "steps": dict(seen.steps)}
             more = {"ended": True, **{name: value for name, value in status.items() if value}}
         state = f"{seen.state} {seen.detail}".rstrip()
-        records.append(
-            self._path,
+        self._append(
             _line(batch, index, seen.job_id, state, seen.reason, seen.nodes, seen.restarts, **more),
             fsync=ended,
         )
 
     def settled(self, batch: Batch, index: int, job_id: str | None, state: str) -> None:
         """The journal says what came of it, before SLURM does."""
-        records.append(self._path, _line(batch, index, job_id, state, ended=True), fsync=False)
+        self._append(_line(batch, index, job_id, state, ended=True), fsync=False)
+
+    def _append(self, *lines: dict[str, Any], fsync: bool = True) -> None:
+        with contextlib.suppress(OSError):
+            records.append(self._path, *lines, fsync=fsync)
 
 
 def _line(

@@ -10,7 +10,8 @@ _SHARE = 0.05
 class Pace:
     """An interval that grows while nothing changes, and with the time that an answer takes.
 
-    It is at most ``most_s``, in s, unless SLURM is slower than that.
+    It is at most ``most_s``, in s, unless SLURM is so slow that this were too much of its time. Who does not
+    answer is not kept busy by being asked.
     """
 
     def __init__(self, most_s: float) -> None:
@@ -22,10 +23,10 @@ class Pace:
         """Whether it is time to ask."""
         return time.monotonic() >= self._next
 
-    def asked(self, *, changed: bool, took_s: float) -> None:
+    def asked(self, *, changed: bool, answered: bool, took_s: float) -> None:
         """An answer came, or did not, after so many s."""
         grown = _LEAST_S if changed else min(self._interval_s * 1.5, self._most_s)
-        self._interval_s = max(grown, took_s / _SHARE)
+        self._interval_s = max(grown, took_s / _SHARE) if answered else grown
         self._next = time.monotonic() + self._interval_s
 
     def soon(self) -> None:

@@ -30,6 +30,18 @@ def accounts(job_ids: Iterable[str], names: Iterable[str] = (), since: float = 0
     A job that was requeued is seen as its last instance. Raises `commands.Unanswered`, also where there is no
     accounting.
     """
+    return [found[-1] for found in _told(job_ids, names, since)]
+
+
+def instances(job_ids: Iterable[str]) -> dict[str, list[Sighting]]:
+    """By job what accounting has of all its instances, oldest first: of one that was requeued several.
+
+    Raises `commands.Unanswered`, also where there is no accounting.
+    """
+    return {found[0].job_id: found for found in _told(job_ids)}
+
+
+def _told(job_ids: Iterable[str], names: Iterable[str] = (), since: float = 0.0) -> list[list[Sighting]]:
     words = [
         "sacct",
         "--noheader",
@@ -69,10 +81,9 @@ def _queued(line: str) -> Sighting | None:
     )
 
 
-def _accounted(lines: Iterable[str]) -> list[Sighting]:
-    """Jobs of sacct's lines. A job's own line comes before those of its steps, instance by instance."""
-    found: dict[str, Sighting] = {}
-    instances: dict[str, int] = {}
+def _accounted(lines: Iterable[str]) -> list[list[Sighting]]:
+    """Of every job in sacct's lines its instances, oldest first. Their steps follow each of them."""
+    found: dict[str, list[Sighting]] = {}
     for line in lines:
         fields = line.split("|")
         if len(fields) < len(_ACCOUNTS):
@@ -83,11 +94,11 @@ def _accounted(lines: Iterable[str]) -> list[Sighting]:
         owner, _, step = whole.partition(".")
         if step:
             if owner in found:
-                found[owner] = found[owner]._replace(steps=(*found[owner].steps, (step, base)))
+                last = found[owner][-1]
+                found[owner][-1] = last._replace(steps=(*last.steps, (step, base)))
             continue
         submitted, started, ended = map(_seconds, times[:3])
         for job_id in _tasks(whole):
-            instances[job_id] = instances.get(job_id, -1) + 1
             seen = Sighting(
                 job_id,
                 name,
@@ -95,16 +106,15 @@ def _accounted(lines: Iterable[str]) -> list[Sighting]:
                 detail,
                 _text(reason),
                 _text(nodes),
-                instances[job_id],
+                0,
                 *_status(status),
                 submitted=submitted,
                 started=started,
                 ended=ended,
             )
-            before = found.get(job_id)
-            if before is None or (seen.submitted or 0) >= (before.submitted or 0):
-                found[job_id] = seen
-    return list(found.values())
+            found.setdefault(job_id, []).append(seen)
+    ordered = [sorted(one, key=lambda seen: seen.submitted or 0) for one in found.values()]
+    return [[seen._replace(restarts=number) for number, seen in enumerate(one)] for one in ordered]
 
 
 def _tasks(job_id: str) -> list[str]:

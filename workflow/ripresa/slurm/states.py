@@ -131,6 +131,22 @@ def judge(sighting: "Sighting | None") -> Verdict:
     return Verdict(known.phase, failure_class if known.phase == ENDED else None, ", ".join(evidence))
 
 
+def interrupted(instance: "Sighting | None") -> Verdict:
+    """Say why SLURM took a job back and starts it again, of what accounting has of the instance that is over.
+
+    None is an instance that nobody accounts for: it is over, and nothing says why.
+    """
+    if instance is None:
+        return Verdict(ENDED, None, "SLURM took the job back and starts it again")
+    verdict = judge(instance)
+    if verdict.failure_class is not None:
+        return verdict
+    # An administrator, or what he has set up, wants its place, as a job of higher priority does.
+    return Verdict(
+        ENDED, "preempted", f"SLURM state {parse(instance.state)[0]}, it was put back into the queue"
+    )
+
+
 def _steps_out_of_memory(sighting: "Sighting") -> list[str]:
     return [name for name, state in sighting.steps if parse(state)[0] == "OUT_OF_MEMORY"]
 
