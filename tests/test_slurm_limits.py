@@ -98,6 +98,20 @@ def test_what_the_cluster_can_do(resources: dict[str, Any]) -> None:
     assert problems(**resources) == []
 
 
+def test_the_most_that_a_unit_can_ask_for() -> None:
+    """In the best of its partitions; what has no limit is not there."""
+    cluster = limits.ask(answering())
+
+    def most(**resources: Any) -> dict[str, float]:
+        return limits.most(request.options(resources, threads=1), cluster)
+
+    assert most() == {"mem_mb": 64000, "runtime": 1440}
+    assert most(slurm_partition="small") == {"mem_mb": 1000, "runtime": 30}
+    assert most(slurm_partition="gpu,small") == {"mem_mb": 6000}
+    assert most(slurm_partition="elsewhere") == most(clusters="other") == {}
+    assert limits.most([], limits.Limits()) == {}
+
+
 @pytest.mark.parametrize(
     ("resources", "wanted"),
     [

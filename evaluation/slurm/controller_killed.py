@@ -21,6 +21,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import campaign as campaigns
 import place
 import plugin
 from place import Cluster
@@ -71,7 +72,7 @@ localrules: all
 rule unit:
     output: "units/{n}.txt"
     params: seconds=lambda w: points[w.n]["seconds"]
-    resources: mem_mb=100, slurm_partition="cpu,gpu"
+    resources: mem_mb=400, slurm_partition="cpu,gpu"
     shell: "bash unit.sh {wildcards.n} {params.seconds} {output}"
 """
 
@@ -151,9 +152,10 @@ def disturb(cluster: Cluster, directory: Path) -> dict[str, list[str]]:
     return {"requeued": requeued, "resubmitted": resubmitted, "cancelled": cancelled}
 
 
-def run(cluster: Cluster, directory: Path, call: list[str], patience_s: float) -> dict[str, Any]:
+def run(
+    cluster: Cluster, directory: Path, call: list[str], environment: dict[str, str], patience_s: float
+) -> dict[str, Any]:
     """The whole story with one executor; what the nodes and the files say in the end."""
-    environment = {k: v for k, v in cluster.environment.items() if not k.startswith("RIPRESA_")}
     log = (directory / "calls.log").open("wb")
     first = subprocess.Popen(
         call, cwd=directory, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -220,13 +222,15 @@ def main() -> int:
     results = {}
     base = Path(tempfile.mkdtemp(prefix="killed-"))
     with place.cluster(arguments.state) as cluster:
-        kinds = {"slurm-resume": (SNAKEFILE, ours)}
+        kinds = {"slurm-resume": (SNAKEFILE, ours, campaigns.surroundings)}
         if arguments.official:
-            kinds["official"] = (PLAIN, official)
-        for name, (snakefile, call) in kinds.items():
+            kinds["official"] = (PLAIN, official, plugin.surroundings)
+        for name, (snakefile, call, surroundings) in kinds.items():
             directory = base / name
             prepare(directory, snakefile)
-            results[name] = run(cluster, directory, call(directory), arguments.patience)
+            results[name] = run(
+                cluster, directory, call(directory), surroundings(cluster.environment), arguments.patience
+            )
             cluster.heal()
     for field in next(iter(results.values())):
         print(f"{field:42}" + "".join(f"{result[field]!s:>16}" for result in results.values()))

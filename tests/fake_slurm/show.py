@@ -529,7 +529,8 @@ def scontrol_show(store: Store, what: str, names: list[str], oneline: bool) -> s
     if what == "node":
         return "".join(
             f"NodeName={name} Arch=x86_64 CoresPerSocket={settings['cpus']} CPUTot={settings['cpus']} "
-            f"RealMemory=4000 State={'DOWN' if name in settings['down'] else 'IDLE'}\n"
+            f"RealMemory=4000 State={'DOWN' if name in settings['down'] else 'IDLE'} "
+            f"Partitions={','.join(settings['partitions'])}\n"
             for name in names or settings["nodes"]
         )
     raise Stop(f"invalid entity:{what} for keyword:show")

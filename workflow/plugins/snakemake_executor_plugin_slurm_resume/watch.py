@@ -351,4 +351,5 @@ def _end_of(ended: Ended) -> End:
         host=seen.nodes if seen and seen.nodes else None,
         exit_code=seen.exit_code if seen else None,
         signal=seen.signal if seen else None,
+        most=job.batch.most,
     )

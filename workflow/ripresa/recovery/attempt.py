@@ -310,15 +310,18 @@ def new_record(unit: Unit, number: int, started: Any) -> dict[str, Any]:
 def _batch_job() -> dict[str, Any]:
     """The job of a batch system in which this runs, as its commands take it (``123``, ``123_7``).
 
-    ``requeues`` says how often it was started again under that name before.
+    ``requeues`` says how often it was started again under that name before, ``most`` how much it could have
+    asked for.
     """
     job, array = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")
     if job is None:
         return {}
-    again = os.environ.get("SLURM_RESTART_COUNT", "")
+    again, most = os.environ.get("SLURM_RESTART_COUNT", ""), os.environ.get("RIPRESA_MOST")
+    amounts = {name: float(value) for name, _, value in (one.partition("=") for one in (most or "").split())}
     return {
         "external_jobid": f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else job,
         **({"requeues": int(again)} if again.isdigit() and again != "0" else {}),
+        **({"most": amounts} if most is not None else {}),
     }
 
 

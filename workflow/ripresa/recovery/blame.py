@@ -192,8 +192,8 @@ def _state(unit: Unit, record: dict[str, Any], named: list[str], known: dict[str
             state[f"variable: {name}"] = _digest([os.environ[name]])
     if ACCESS in kinds:
         # The list may have the group proper in it or not, by how the process was started.
-        groups = sorted({*os.getgroups(), os.getgid()})
-        state["its: user and groups"] = f"{os.getuid()} {os.getgid()} {groups}"
+        own = sorted({*os.getgroups(), os.getgid()})
+        state["its: user and groups"] = f"{os.getuid()} {os.getgid()} {own}"
         for path in sorted({*inputs, *words, *_WORD.findall(evidence)})[:_MOST]:
             if "/" in path or os.path.lexists(path):
                 state[f"access to: {path}"] = _access(path)

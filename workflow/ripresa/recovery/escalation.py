@@ -129,7 +129,7 @@ def more(run: Run, record: Record) -> str | None:
             # What the caller of snakemake sets is known only from the amount that the unit gets.
             if declared and one["by"] != CALLER:
                 had = float(one["had"])
-                if _next(declared, name, had, float(one["change"]), [])[0] != had:
+                if _next(declared, name, had, float(one["change"]), [], _most(record, name))[0] != had:
                     return str(name)
         except (KeyError, TypeError, ValueError):
             continue
@@ -222,10 +222,13 @@ def _most(record: Record, name: str) -> tuple[float, str] | None:
 
     A batch job is held to what it asked for, so what the machine has says nothing there.
     """
-    most = (record.get("most") or {}).get(name)
-    if isinstance(most, int | float) and not isinstance(most, bool) and most > 0:
-        return float(most), PARTITION
-    return (machine_mb(), MACHINE) if name == "mem_mb" and record.get("external_jobid") is None else None
+    most = record.get("most")
+    if not isinstance(most, dict):
+        return (machine_mb(), MACHINE) if name == "mem_mb" else None
+    amount = most.get(name)
+    if isinstance(amount, int | float) and not isinstance(amount, bool) and amount > 0:
+        return float(amount), PARTITION
+    return None
 
 
 def _next(

@@ -5,6 +5,7 @@ killed with it, or never started.
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from ripresa.journal import attempts, clock, leases, publish
@@ -24,7 +25,7 @@ class End:
 
     ``failure_class`` is None where it does not know, ``completed`` if it believes in success; ``log`` is what
     the batch job printed, ``host`` where it ran, ``requeues`` how often the job had been put back
-    into the queue before.
+    into the queue before, ``most`` how much it could have asked for.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class End:
         requeues: int = 0,
         exit_code: int | None = None,
         signal: int | None = None,
+        most: Mapping[str, float] | None = None,
     ) -> None:
         self.failure_class = failure_class
         self.evidence = evidence
@@ -51,6 +53,7 @@ class End:
         self.requeues = requeues
         self.exit_code = exit_code
         self.signal = signal
+        self.most = most or {}
 
 
 class Remote:
@@ -172,6 +175,7 @@ class Remote:
             exit_code=end.exit_code,
             signal=end.signal,
             scopes=[scope for scope in unit.scopes if not scope.startswith("host:")],
+            most=dict(end.most),
             **progress.fields,
         )
         if record["host"]:

@@ -37,6 +37,8 @@ class Batch(NamedTuple):
     tasks: tuple[Task, ...]
     session: str
     """The controller that submits it."""
+    most: Mapping[str, float] = {}
+    """How much a unit could ask for there, by Snakemake resource."""
 
     def log(self, index: int) -> str:
         """Where SLURM writes what a job prints."""
@@ -74,14 +76,20 @@ def prefix(run: Run) -> str:
     return f"{_PREFIX}.{run_key(run)}."
 
 
-def plan(run: Run, options: Sequence[str], tasks: Sequence[Task], session: str) -> Batch:
+def plan(
+    run: Run,
+    options: Sequence[str],
+    tasks: Sequence[Task],
+    session: str,
+    most: Mapping[str, float] | None = None,
+) -> Batch:
     """A batch of these tasks. The same units, attempts and commands make the same name."""
     identity = _digest(*(part for task in tasks for part in (task.target, task.token, task.digest or "")))[
         :12
     ]
     name = prefix(run) + identity
     directory = f"{os.path.abspath(run.slurm)}/batches/{identity}"
-    return Batch(name, directory, tuple(options), tuple(tasks), session)
+    return Batch(name, directory, tuple(options), tuple(tasks), session, most or {})
 
 
 def write(run: Run, batch: Batch) -> None:
@@ -94,6 +102,7 @@ def write(run: Run, batch: Batch) -> None:
         "name": batch.name,
         "created": clock.iso(),
         "session": batch.session,
+        "most": dict(batch.most),
         "options": list(batch.options),
         "tasks": [
             {"target": task.target, "digest": task.digest, "token": task.token} for task in batch.tasks
@@ -110,8 +119,10 @@ def load(run: Run, identity: str) -> Batch | None:
         tasks = [
             Task(one["target"], "", one.get("digest"), one.get("token") or "") for one in document["tasks"]
         ]
-        options = tuple(document["options"])
-        return Batch(prefix(run) + identity, directory, options, tuple(tasks), str(document.get("session")))
+        options, most = tuple(document["options"]), dict(document.get("most") or {})
+        return Batch(
+            prefix(run) + identity, directory, options, tuple(tasks), str(document.get("session")), most
+        )
     except (TypeError, KeyError):
         return None
 
@@ -137,6 +148,7 @@ def script(batch: Batch, workdir: str, exported: Mapping[str, str]) -> str:
         f"cd {shlex.quote(workdir)} || exit 1",
         *carried,
         f"export RIPRESA_BATCH={shlex.quote(batch.name)}",
+        f"export RIPRESA_MOST={shlex.quote(' '.join(f'{n}={v:g}' for n, v in sorted(batch.most.items())))}",
         f'exec /bin/bash {shlex.quote(batch.directory)}/"${{SLURM_ARRAY_TASK_ID:-0}}".sh',
     ]
     return "\n".join(lines) + "\n"

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from ripresa.journal import records
 from ripresa.journal.paths import Run
 from ripresa.slurm import batch as batches
-from ripresa.slurm import commands, queries, reasons, states
+from ripresa.slurm import commands, limits, queries, reasons, states
 from ripresa.slurm.batch import Batch, Task
 from ripresa.slurm.ledger import REFUSED, Ledger
 from ripresa.slurm.sighting import Sighting
@@ -133,6 +134,7 @@ class Cluster:
         self._silent = False
         self._doubtful = False
         self._array_limit: int | None = None
+        self._limits: limits.Limits | None = None
 
     def recover(self) -> None:
         """Take over what earlier controllers submitted. Wait for a submission that still is under way."""
@@ -164,7 +166,8 @@ class Cluster:
         A task whose submission nobody answered for is returned as well: `look` finds out whether it is there.
         Raises `commands.Refused`, after which nothing was submitted.
         """
-        batch = batches.plan(self._run, options, tasks, os.environ.get("RIPRESA_SESSION", "none"))
+        session = os.environ.get("RIPRESA_SESSION", "none")
+        batch = batches.plan(self._run, options, tasks, session, self._most(options))
         batches.write(self._run, batch)
         self._batches[batch.directory.rpartition("/")[2]] = batch
         jobs = [Job(batch, index, None) for index in range(len(tasks))]
@@ -195,6 +198,14 @@ class Cluster:
             self._hear(None)
         self._open.update((job.key, job) for job in jobs)
         return jobs
+
+    def _most(self, options: Sequence[str]) -> dict[str, float]:
+        """The most that these units could ask for; not asked for where nothing grows with failures."""
+        if records.is_void(self._run.escalated):
+            return {}
+        if self._limits is None:
+            self._limits = limits.ask()
+        return limits.most(options, self._limits)
 
     def array_limit(self) -> int:
         """How many tasks an array may have here."""
