@@ -1,9 +1,9 @@
 """The controller is killed with -9 while its jobs run on SLURM, things happen, and it is called again.
 
-On a cluster 27 jobs run, 20 wait in the queue, and 5 more end while nobody looks. Meanwhile SLURM requeues
-two running ones, an administrator submits one of them anew under another id, and cancels one that runs and one
-that waits. Then the same plain call again. Each start is a line that the job itself writes on its node; a unit
-may start again only where SLURM or the administrator ended it.
+On a cluster 27 jobs run, 20 wait in the queue, and 5 more end while nobody looks. Meanwhile SLURM
+requeues two running ones, an administrator submits one of them anew under another id, and cancels one
+that runs and one that waits. Then the same plain call again. Each start is a line that the job itself
+writes on its node; a unit may start again only where SLURM or the administrator ended it.
 
 The same with the official executor plugin, with `--official` (it is installed in a folder of its own).
 """
