@@ -237,7 +237,13 @@ class Campaign:
         act()
 
     def instance(self, n: str, *states: str) -> float | None:
-        """When the first instance of a unit's jobs ended in one of these states, by SLURM's accounting."""
+        """When the first instance of a unit's jobs ended in one of these states, by SLURM's accounting.
+
+        What never started is in none: REFUSED and PENDING are what the controller was told.
+        """
+        for line in self.ledger(n):
+            if line["state"] in states and (line["state"] == "REFUSED" or line["reason"]):
+                return seconds(line["ts"])
         jobs = dict.fromkeys(e["job"] for e in self.ledger(n) if e["job"])
         for job in jobs:
             lines = self.cluster._run(
@@ -346,6 +352,7 @@ def cancel_pending(c: Campaign) -> None:
     job = c.job("waiting")
     wait("a pending job", lambda: job in c.cluster.squeue("-h", "-r", "-t", "pending", "-o", "%i").split())
     c.strike("waiting", lambda: c.cluster.scancel(job))
+    c.slurm_at["waiting"] = time.time()
     c.job("waiting2")
     c.cluster.scancel(c.job("waiting2"))
 
@@ -440,10 +447,10 @@ JOBS = [
         ],
         nothing,
         lambda c: [
-            c.judge("unknown partition", "nowhere", failures=REJECTED, end="quarantined", starts=0, says="invalid partition"),
-            c.judge("unknown account", "nobody", failures=REJECTED, end="quarantined", starts=0, says="invalid account"),
-            c.judge("account of others", "closed", failures=REJECTED, end="quarantined", starts=0, says="invalid account"),
-            c.judge("more memory than there is", "huge", failures=REJECTED, end="quarantined", starts=0, says="sbatch"),
+            c.judge("unknown partition", "nowhere", failures=REJECTED, end="quarantined", starts=0, says="invalid partition", timed=("REFUSED",)),
+            c.judge("unknown account", "nobody", failures=REJECTED, end="quarantined", starts=0, says="invalid account", timed=("REFUSED",)),
+            c.judge("account of others", "closed", failures=REJECTED, end="quarantined", starts=0, says="invalid account", timed=("REFUSED",)),
+            c.judge("more memory than there is", "huge", failures=REJECTED, end="quarantined", starts=0, says="sbatch", timed=("REFUSED",)),
         ],
         short=True,
     ),
@@ -453,8 +460,8 @@ JOBS = [
         nothing,
         lambda c: [
             c.judge("pending: PartitionTimeLimit", "never", failures=REJECTED, end="quarantined", starts=0,
-                    says="PartitionTimeLimit"),
-            c.judge("pending: beyond the QOS", "toomuch", failures=REJECTED, end="quarantined", starts=0, says="QOSMax"),
+                    says="PartitionTimeLimit", timed=("PENDING",)),
+            c.judge("pending: beyond the QOS", "toomuch", failures=REJECTED, end="quarantined", starts=0, says="QOSMax", timed=("PENDING",)),
         ],
         short=True,
     ),
@@ -735,6 +742,7 @@ LATE_ANSWER = [
 def no_log(c: Campaign) -> None:
     """The disk of the batch logs is full when the job starts, and free again later."""
     job = c.job("logless")
+    (c.directory / "held").unlink()
     full = c.directory / RUN / "journal/slurm/full"
     full.mkdir()
     with contextlib.suppress(OSError):
@@ -874,7 +882,7 @@ def run(cluster: Cluster, base: Path, group: Group, faults: list[Fault], down_s:
                 fault.act(campaign)
             except (RuntimeError, subprocess.SubprocessError) as error:
                 failed[fault.name] = str(error).splitlines()[0]
-        (campaign.directory / "held").unlink()
+        (campaign.directory / "held").unlink(missing_ok=True)
         campaign.end()
         for _ in range(1, group.calls):
             campaign.call()
