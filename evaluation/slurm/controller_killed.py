@@ -77,7 +77,9 @@ rule unit:
 """
 
 UNIT = """
-echo "$1 ${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID} $(date +%s)" >> starts
+job=$SLURM_JOB_ID
+[ -z "$SLURM_ARRAY_JOB_ID" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+echo "$1 $job $(date +%s)" >> starts
 (
     flock -n 9 || echo "$1" >> overlaps
     sleep "$2"
@@ -91,7 +93,7 @@ def prepare(directory: Path, snakefile: str) -> None:
     (directory / "locks").mkdir(parents=True)
     (directory / "Snakefile").write_text(snakefile)
     (directory / "unit.sh").write_text(UNIT)
-    seconds = [*[45] * LONG, *[12] * SOON, *[1] * LATER]
+    seconds = [*[60] * LONG, *[12] * SOON, *[1] * LATER]
     (directory / "units.json").write_text(json.dumps([{"n": n, "seconds": s} for n, s in enumerate(seconds)]))
 
 
@@ -130,7 +132,10 @@ def queued(cluster: Cluster, *states: str) -> list[str]:
 
 def disturb(cluster: Cluster, directory: Path) -> dict[str, list[str]]:
     """What happens while there is no controller."""
-    running, pending = queued(cluster, "RUNNING"), queued(cluster, "PENDING")
+    lines = [line.split() for line in (directory / "starts").read_text().splitlines()]
+    there = set(queued(cluster, "RUNNING"))
+    running = [job for n, job, _ in lines if int(n) < LONG and job in there]
+    pending = queued(cluster, "PENDING")
     requeued, resubmitted, cancelled = running[:2], running[2:3], [running[3], pending[-1]]
     for job in requeued:
         cluster.scontrol("requeue", job)
