@@ -4,7 +4,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from ripresa.journal import records
@@ -126,6 +126,8 @@ class Cluster:
         self._ledger = Ledger(run)
         self._batches: dict[str, Batch | None] = {}
         self._open: dict[Key, Job] = {}
+        self._of_unit: dict[str, dict[Key, Job]] = {}
+        """The same by unit."""
         self._submissions: dict[str, int] = {}
         self._done: set[Key] = set()
         self._prefix: str | None = None
@@ -150,11 +152,12 @@ class Cluster:
                     self._count(batch.tasks[index].target)
                 if batch and key not in self._done:
                     known = entries.get(key)
-                    self._open[key] = Job(batch, index, known.job_id if known else None)
+                    self._add(Job(batch, index, known.job_id if known else None))
 
     def jobs(self, target: str | None = None) -> list[Job]:
         """The jobs that have not ended, of one unit or of all."""
-        return [job for job in self._open.values() if target in (None, job.target)]
+        # Lists of a whole dictionary at once, since another thread may ask.
+        return list((self._open if target is None else self._of_unit.get(target, {})).values())
 
     def token(self, target: str) -> str:
         """What tells the next submission of a unit from all before it."""
@@ -196,7 +199,8 @@ class Cluster:
             for job, job_id in zip(jobs, ids, strict=True):
                 job.job_id = job_id
             self._hear(None)
-        self._open.update((job.key, job) for job in jobs)
+        for job in jobs:
+            self._add(job)
         return jobs
 
     def _most(self, options: Sequence[str]) -> dict[str, float]:
@@ -222,7 +226,9 @@ class Cluster:
         os.makedirs(self._run.slurm, exist_ok=True)
         fd = os.open(f"{self._run.slurm}/submitting.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            # Where the file system has no locks the queue, which is asked after a time-out, has to do.
+            with suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_EX)
             yield fd
         finally:
             os.close(fd)
@@ -305,7 +311,7 @@ class Cluster:
             if job is None:
                 batch = self._batch(key[0])
                 assert batch is not None
-                job = self._open[key] = Job(batch, key[1], None)
+                job = self._add(Job(batch, key[1], None))
             if job.changed(found[0]):
                 self._ledger.seen(job.batch, job.index, found[0])
             never = job.hopeless(now)
@@ -422,8 +428,14 @@ class Cluster:
     def _count(self, target: str) -> None:
         self._submissions[target] = self._submissions.get(target, 0) + 1
 
+    def _add(self, job: Job) -> Job:
+        self._open[job.key] = job
+        self._of_unit.setdefault(job.target, {})[job.key] = job
+        return job
+
     def _close(self, job: Job) -> None:
         self._open.pop(job.key, None)
+        self._of_unit.get(job.target, {}).pop(job.key, None)
         self._done.add(job.key)
 
     def _key(self, seen: Sighting) -> Key | None:
