@@ -10,7 +10,7 @@ if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 from fake_slurm.formats import expand
-from fake_slurm.jobs import NO_OUTPUT, bring_to_an_end, kill, log_path, processes, requeue
+from fake_slurm.jobs import NO_OUTPUT, annihilate, bring_to_an_end, kill, log_path, processes, requeue
 from fake_slurm.store import ENDED, Job, Store
 
 TICK = 0.25  # s between looks at limits and at times to begin
@@ -170,7 +170,7 @@ class Daemon:
                 continue
             code, number = (os.WEXITSTATUS(status), 0) if os.WIFEXITED(status) else (0, os.WTERMSIG(status))
             if status:  # what is left of a job dies with its script; after a good end there is nothing
-                kill(processes(self.store, job), signal.SIGKILL)
+                annihilate(self.store, job)
             job["pid"] = None
             if job["ending"]:
                 self.conclude(job)
@@ -222,7 +222,7 @@ class Daemon:
         settings, elapsed = self.store.settings, time.time() - job["start"]
         if job["ending"]:
             if time.time() - job["ending"]["time"] > settings["kill_wait"]:
-                kill(processes(self.store, job), signal.SIGKILL)
+                annihilate(self.store, job)
             return
         if job["limit"] is None:
             return

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fake_slurm.control import cancel
-from fake_slurm.jobs import identity, kill, processes, requeue
+from fake_slurm.jobs import annihilate, identity, kill, requeue
 from fake_slurm.store import Job, Store
 
 BIN = Path(__file__).parent / "bin"
@@ -101,7 +101,7 @@ class FakeSlurm:
             if "state" in changes and changes["state"] not in ("PENDING", "RUNNING", "SUSPENDED"):
                 changes = {"end": time.time(), **changes}
                 if job["pid"] and not leave:
-                    kill(processes(self.store, job), signal.SIGKILL)
+                    annihilate(self.store, job)
                 job["pid"] = None
             self.store.save({**job, "stuck": True, **changes})
         self.store.wake()
@@ -120,7 +120,7 @@ class FakeSlurm:
         with self.store.lock():
             job = self._of(job_id)
             if job["pid"] and not leave:
-                kill(processes(self.store, job), signal.SIGKILL)
+                annihilate(self.store, job)
             if number is not None:
                 job.update(_numbered(job, number))
             requeue(self.store, job)
@@ -177,7 +177,7 @@ class FakeSlurm:
             for job in self.store.jobs():
                 if job["start"] is not None:
                     for restarts in range(job["restarts"] + 1):
-                        kill(processes(self.store, {**job, "restarts": restarts}), signal.SIGKILL)
+                        annihilate(self.store, {**job, "restarts": restarts})
 
 
 def _numbered(job: Job, number: int) -> Job:

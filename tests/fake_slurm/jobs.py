@@ -40,6 +40,16 @@ def kill(pids: list[int], number: int) -> None:
             os.kill(pid, number)
 
 
+def annihilate(store: Store, job: Job) -> None:
+    """KILL to all processes of a job, and to those that were just being born."""
+    quiet = 0
+    while quiet < 2:
+        found = processes(store, job)
+        kill(found, signal.SIGKILL)
+        quiet = 0 if found else quiet + 1
+        time.sleep(0.005)
+
+
 def bring_to_an_end(store: Store, job: Job, ending: dict[str, Any]) -> None:
     """TERM to all processes of a job that runs; once they are gone it becomes what `ending` says."""
     store.save({**job, "ending": {**ending, "time": time.time()}, "end": time.time()})
