@@ -154,5 +154,6 @@ class Scheduler(SchedulerBase):
             + tuple((BREAKER + scope, 1) for scope in outlook.scopes)
             + tuple((DEVICE + name, 1) for name in outlook.devices),
             escalated=outlook.escalated,
-            again=outlook.attempts > 0 or job.attempt > 1,  # a killed guard has recorded none
+            # A killed guard has recorded no attempt.
+            again=outlook.attempts > 0 or (rule is not None and job.attempt > 1),
         )
