@@ -309,7 +309,7 @@ def sharing(tmp_path, place):
     snakefile = tmp_path / "Snakefile"
     text = snakefile.read_text().replace(
         "    shell: guard(",
-        "    resources: gpu_device=lambda wildcards: gpus[wildcards.name]\n    shell: guard(",
+        "    resources: gpu_device=lambda wildcards: gpus.get(wildcards.name, '')\n    shell: guard(",
     )
     text = text.replace('{output}")', '{output}", resources=("gpu_device",))')
     snakefile.write_text(
@@ -383,6 +383,34 @@ def test_what_a_killed_guard_left_on_a_device_is_ended_by_the_next_one(sharing):
     output = controller.communicate(timeout=30)[0]
     assert controller.returncode == 0, output
     assert sharing.outcomes("a") == ["interrupted", "published"] and sharing.outcomes("b") == ["published"]
+
+
+LONGER = """
+longer = Units("longer/{n}.txt", parameters=[{"n": n} for n in range(10)])
+rule both:
+    input: units.targets(), longer.targets()
+
+rule longer:
+    output: longer.target
+    shell: guard("echo longer >> executions; sleep 0.8; echo 1 > {output}")
+"""
+
+
+def test_a_unit_whose_guard_was_killed_goes_before_what_never_began(sharing):
+    """Although units of its rule are known to be short, and long ones go first."""
+    sharing.units(a=1, d=1)
+    sharing.does("a", "[ $RIPRESA_ATTEMPT = 2 ] || sleep 600")
+    with open(sharing.directory / "Snakefile", "a") as snakefile:
+        snakefile.write(LONGER)
+    controller = sharing.start("--cores", "3", "both")
+    owner = sharing.running("a")
+    wait_until(sharing.path("d").exists, 30)
+    wait_until(lambda: "longer" in sharing.executions(), 30)
+    os.kill(owner["pid"], signal.SIGKILL)
+    os.killpg(owner["group"], signal.SIGKILL)
+    output = controller.communicate(timeout=60)[0]
+    assert controller.returncode == 0, output
+    assert sharing.executions().count("a") == 2 and sharing.executions()[-3:] == ["longer"] * 3
 
 
 def test_what_waits_for_a_device_says_for_whom(guard, place):

@@ -75,12 +75,14 @@ class Units:
         """
         scopes = [scope for member in _members(job) for scope in _declared_scopes(member)]
         named: tuple[str, ...] = ()
+        left: list[str] = []
         if job.is_local or self._dag.workflow.local_exec:
             scopes.append(f"host:{_HOST}")
             named = _devices(job)
             self._devices.update(named)
+            left = [name for name in named if self._left(name, targets)]
             # What a killed guard left there is ended by the next one, which must therefore be started.
-            named = tuple(name for name in named if not self._left(name, targets))
+            named = tuple(name for name in named if name not in left or not devices.held([name]))
         try:
             outlook = self._withholding.outlook(targets, scopes=scopes, retried=job.attempt > 1)
         except OSError as error:
@@ -95,26 +97,25 @@ class Units:
         if outlook.attempts != self._attempts.get(job):
             self._returns.pop(job, None)
         elif job in self._started:
-            outlook = self._sent_back(job, outlook)
+            outlook = self._sent_back(job, outlook, begun=bool(left))
         self._started.pop(job, None)
         self._attempts[job] = outlook.attempts
         self._scopes.update(outlook.scopes)
         return outlook
 
     def _left(self, device: str, targets: list[str]) -> bool:
-        """Whether an earlier attempt of one of these units holds a device."""
+        """Whether an earlier attempt of one of these units was killed while it had a device."""
         owner = devices.owner(device)
-        ours = owner.get("run") == os.path.abspath(self._run.dir) and owner.get("target") in targets
-        return ours and bool(devices.held([device]))
+        return owner.get("run") == os.path.abspath(self._run.dir) and owner.get("target") in targets
 
-    def _sent_back(self, job: Job, outlook: Outlook) -> Outlook:
+    def _sent_back(self, job: Job, outlook: Outlook, *, begun: bool) -> Outlook:
         """The outlook of a unit that was started and came back without an attempt.
 
         Its guard met an open breaker or a device in use, or could not work at all (no journal to write, no
-        interpreter): that is not tried without end.
+        interpreter): that is not tried without end. With ``begun`` it had its device, and was killed.
         """
         now = time.time()
-        if outlook.devices and devices.used_since(outlook.devices, self._started[job]):
+        if outlook.devices and not begun and devices.used_since(outlook.devices, self._started[job]):
             # Somebody else was there first: that is no attempt for Snakemake, either.
             job.attempt = max(1, job.attempt - 1)
             return outlook
