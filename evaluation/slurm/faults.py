@@ -528,9 +528,8 @@ FORGOTTEN = [
         [unit("forgotten", LONG)],
         forgotten,
         lambda c: [
-            c.judge(
-                "forgotten by slurmctld, accounting", "forgotten", failures=(("unknown", "retry"),), starts=2
-            )
+            # Who kills without a word is, with nothing else known, the kernel.
+            c.judge("forgotten by slurmctld, accounting", "forgotten", failures=MEMORY, starts=2)
         ],
     )
 ]
