@@ -23,10 +23,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from place import Cluster, packages
+import place
+from place import Cluster
 from stricken import RUN, Campaign, Row, once, seconds, unit, wait
 
 from cluster.configuration import DEFAULTS
+
+SMALL = "small"
 
 
 class Fault(NamedTuple):
@@ -238,7 +241,6 @@ PREEMPTION = [
                 f"preemption, {mode}", f"yielding-{mode}", failures=PREEMPTED, starts=2, timed=("PREEMPTED",)
             ),
         ],
-        short=mode == "cancel",
     )
     for mode in ("requeue", "cancel")
 ]
@@ -306,7 +308,6 @@ NODES = [
         [unit("lost", LONG, threads=5, partition="cpu,gpu"), unit("after", after=["plain/lost.txt"])],
         node_lost,
         lambda c: judge_lost("node lost for good", c),
-        short=True,
     ),
 ]
 LOST_ONCE = [
@@ -374,7 +375,6 @@ DAEMONS = [
         [unit("restarted", "sleep 15")],
         restart_slurmctld,
         lambda c: [c.judge("slurmctld restarted", "restarted")],
-        short=True,
     ),
     Fault(
         "slurmctld down",
@@ -385,7 +385,6 @@ DAEMONS = [
             c.judge("  goes on", "second"),
             judge_after("  to be submitted meanwhile", "next", c),
         ],
-        short=True,
     ),
     Fault(
         "slurmctld frozen",
@@ -582,10 +581,10 @@ def few(c: Campaign) -> None:
     c.cluster.sacctmgr("modify", "user", "root", "set", "qos+=few")
 
 
-def small_disk(c: Campaign) -> None:
+def on_small_disk(c: Campaign) -> None:
     slurm = c.directory / RUN / "journal/slurm"
     slurm.parent.mkdir(parents=True)
-    slurm.symlink_to(c.cluster.state.parent / "small")
+    slurm.symlink_to(c.directory.parent / SMALL)
 
 
 def requeue_mode(cluster: Cluster) -> None:
@@ -605,7 +604,7 @@ GROUPS = [
     Group(
         "answer late", LATE_ANSWER, before=lambda c: lose_answer(c, '(exec >&- 2>&-; sleep 4; submit "$@") &')
     ),
-    Group("disk", DISK, before=small_disk),
+    Group("disk", DISK, before=on_small_disk),
     Group("forgotten", FORGOTTEN, before=lambda c: c.cluster.change(MinJobAge="2")),
     Group("unaccounted", UNACCOUNTED, before=without_accounting, after=with_accounting),
 ]
@@ -652,6 +651,29 @@ def table(rows: list[Row]) -> Iterator[str]:
         yield f"| {' | '.join(words)} |"
 
 
+def chosen(only: list[str], *, short: bool) -> list[tuple[Group, list[Fault]]]:
+    """The faults whose name, or whose group's, begins so, and of them the most telling ones; or all."""
+
+    def is_meant(group: Group, fault: Fault) -> bool:
+        names = (group.name, fault.name)
+        return (fault.short or not short) and (not only or any(n.startswith(o) for n in names for o in only))
+
+    found = [(group, [fault for fault in group.faults if is_meant(group, fault)]) for group in GROUPS]
+    return [(group, faults) for group, faults in found if faults]
+
+
+@contextlib.contextmanager
+def small_disk(base: Path) -> Iterator[None]:
+    """A disk with room for few files. Nodes see what is mounted before they are there."""
+    folder = base / SMALL
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=200", "small", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -661,53 +683,28 @@ def main() -> int:
         "--only", metavar="NAME", action="append", help="faults whose name, or group, begins so"
     )
     parser.add_argument("--down", type=float, default=120, metavar="S", help="how long slurmctld stays away")
+    place.add_argument(parser)
     arguments = parser.parse_args()
-    wanted = [
-        (group, faults)
-        for group in GROUPS
-        if (
-            faults := [
-                fault
-                for fault in group.faults
-                if (fault.short or not arguments.short)
-                and (
-                    not arguments.only
-                    or any(
-                        name.startswith(only) for only in arguments.only for name in (group.name, fault.name)
-                    )
-                )
-            ]
-        )
-    ]
+    wanted = chosen(arguments.only or [], short=arguments.short)
     if not wanted:
         parser.error(
             f"no fault is called so; there are {', '.join(f.name for g in GROUPS for f in g.faults)}"
         )
-    if reason := packages.hindrance():
-        print(f"no cluster can run here: {reason}", file=sys.stderr)
-        return 2
     base = Path(tempfile.mkdtemp(prefix="faults-"))
-    small = base / "small"
-    small.mkdir()
-    # Nodes see what is mounted before they are.
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=200", "small", small], check=True)
-    cluster = Cluster(base / "c")
     rows: list[Row] = []
-    try:
-        cluster.up()
+    with contextlib.ExitStack() as stack:
+        if any(group.name == "disk" for group, _ in wanted):
+            if arguments.state:
+                parser.error("a full disk has to be there before the cluster: leave out --state")
+            stack.enter_context(small_disk(base))
+        cluster = stack.enter_context(place.cluster(arguments.state))
         for group, faults in wanted:
-            for row in run(cluster, base, group, faults, 20 if arguments.short else arguments.down):
+            for row in run(cluster, base, group, faults, arguments.down):
                 rows.append(row)
-                print(
-                    f"{'right' if not row.problems else 'WRONG'}: {row.fault.strip()}",
-                    file=sys.stderr,
-                    flush=True,
-                )
-    finally:
-        cluster.down()
-        subprocess.run(["umount", small], check=False)
+                word = "WRONG" if row.problems else "right"
+                print(f"{word}: {row.fault.strip()}", file=sys.stderr, flush=True)
     print("\n".join(table(rows)))
-    met = bool(rows) and not any(row.problems for row in rows)
+    met = not any(row.problems for row in rows)
     print(f"verdict: {'met' if met else f'not met; see {base}'}")
     if met:
         shutil.rmtree(base)

@@ -56,13 +56,13 @@ rule memory:
     output: memory.target
     params: p=memory.params
     resources: mem_mb=escalated(memory, "mem_mb", 200, limit=1600, like=("n",))
-    shell: guard("bash unit.sh {params.p[n]} {resources.mem_mb} {output}", resources=("mem_mb",))
+    shell: guard("bash unit.sh {params.p[n]} {resources.mem_mb} {output}", resources=("mem_mb",), stall=0)
 
 rule limited:
     output: limited.target
     params: p=limited.params
     resources: mem_mb=100, runtime=escalated(limited, "runtime", 1, limit=8, like=("n",))
-    shell: guard("bash unit.sh {params.p[n]} {resources.runtime} {output}", resources=("runtime",))
+    shell: guard("bash unit.sh {params.p[n]} {resources.runtime} {output}", resources=("runtime",), stall=0)
 
 onstart:
     jobs = ((job.output[0], job.rule.name) for job in workflow.dag.jobs if job.output)
