@@ -1,11 +1,12 @@
 """Every fault that SLURM is known for, made to happen under a campaign, and judged.
 
-On a cluster of its own (tests/cluster). A fault is right if the attempt records have the right class and decision,
-the unit comes to the right end, nothing of it ever ran twice at a time or was started more often than SLURM or an
+It takes a cluster of its own. A fault is right if the attempt records have the right class and decision,
+the unit comes to the right end, nothing of it ran twice at a time or started more often than SLURM or an
 administrator made it start, no call hangs, and the decision follows within 15 s of what SLURM itself took.
 
-The table has for each unit SLURM's time (s from the fault until SLURM's own record says that the job ended or was
-requeued; for daemons, until they answer again) and ours (s from then until it was decided, or submitted again).
+The table has for each unit SLURM's time: s from the fault until its own record says that the job ended, was
+requeued or is refused, or, for daemons, until they answer again; and ours: s from then until the journal has
+the decision, or the unit is submitted.
 """
 
 import argparse
@@ -22,308 +23,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path[:0] = [str(Path(__file__).parents[2] / "tests"), str(Path(__file__).parents[1])]
+import place
+from place import Cluster
+from stricken import RUN, Campaign, Row, once, seconds, unit, wait
 
-from cluster.handle import Cluster  # noqa: E402
+from cluster.configuration import DEFAULTS
 
-ALLOWED_S = 15.0
-RUN = "runs/faults"
-
-SNAKEFILE = """
-import json
-from pathlib import Path
-from ripresa.dsl import Units, escalated, guard, open_run
-from ripresa.recovery import policy
-
-campaign = open_run("faults", main=workflow.is_main_process)
-points = json.loads(Path("units.json").read_text())
-plain = Units("plain/{n}.txt", parameters=[p for p in points if p["rule"] == "plain"])
-memory = Units("memory/{n}.txt", parameters=[p for p in points if p["rule"] == "memory"])
-limited = Units("limited/{n}.txt", parameters=[p for p in points if p["rule"] == "limited"])
-
-def of(name):
-    return lambda wildcards: plain.find(wildcards)[name]
-
-def extra(wildcards):
-    held = plain.find(wildcards)["held"] and Path("held").exists()
-    return "--begin=now+1hour" if held else plain.find(wildcards)["extra"]
-
-rule all:
-    input: plain.targets(), memory.targets(), limited.targets()
-
-localrules: all
-
-rule plain:
-    input: lambda wildcards: [f"{campaign.dir}/{after}" for after in plain.find(wildcards)["after"]]
-    output: plain.target
-    params: p=plain.params
-    threads: lambda wildcards: plain.find(wildcards)["threads"]
-    resources:
-        mem_mb=of("mem_mb"), slurm_partition=of("partition"), slurm_account=of("account"), qos=of("qos"),
-        runtime=of("runtime"), slurm_extra=extra
-    shell: guard("bash unit.sh {params.p[n]} 0 {output}", stall=0, beat=1)
-
-rule memory:
-    output: memory.target
-    params: p=memory.params
-    resources: mem_mb=escalated(memory, "mem_mb", 200, limit=1600, like=("n",))
-    shell: guard("bash unit.sh {params.p[n]} {resources.mem_mb} {output}", stall=0, beat=1, resources=("mem_mb",))
-
-rule limited:
-    output: limited.target
-    params: p=limited.params
-    resources: mem_mb=100, runtime=escalated(limited, "runtime", 1, limit=8, like=("n",))
-    shell: guard("bash unit.sh {params.p[n]} {resources.runtime} {output}", stall=0, beat=1, resources=("runtime",))
-
-onstart:
-    jobs = ((job.output[0], job.rule.name) for job in workflow.dag.jobs if job.output)
-    campaign.start(jobs, config_sha256="", policy={**policy.default(), "time_scale": SCALE})
-
-onsuccess:
-    campaign.end()
-
-onerror:
-    campaign.end()
-
-if workflow.nodes is not None:
-    workflow.global_resources["_cores"] = None
-"""
-
-UNIT = """
-echo "$1 $SLURM_JOB_ID ${SLURM_RESTART_COUNT:-0} $SLURMD_NODENAME $(date +%s.%N)" >> starts
-(
-    flock -n 9 || echo "$1" >> overlaps
-    set -eo pipefail
-    AMOUNT=$2 . "bodies/$1"
-    echo "unit $1" > "$3"
-) 9> "locks/$1"
-"""
-
-
-def unit(n: str, body: str = "sleep 1", rule: str = "plain", **more: Any) -> dict[str, Any]:
-    """A unit of the campaign: its name, what it does (Bash), and what it asks of SLURM."""
-    asked = {
-        "mem_mb": 100, "partition": "cpu", "account": "", "qos": "", "runtime": 60, "extra": "", "threads": 1,
-        "after": [], "held": False,
-    }  # fmt: skip
-    return {"n": n, "rule": rule, "body": body, **asked, **more}
-
-
-def once(body: str) -> str:
-    """A body that does this at its unit's first start only."""
-    return f'if [ ! -e "once.$1" ]; then touch "once.$1"; {body}; fi'
-
-
-class Row(NamedTuple):
-    """One unit as it was judged."""
-
-    fault: str
-    slurm_s: float | None
-    ours_s: float | None
-    classes: str
-    decisions: str
-    end: str
-    starts: int
-    problems: list[str]
-
-
-class Campaign:
-    """One campaign: its folder, and the calls of snakemake."""
-
-    def __init__(self, cluster: Cluster, directory: Path, units: list[dict[str, Any]], scale: float) -> None:
-        self.cluster = cluster
-        self.directory = directory
-        self.units = {one["n"]: one for one in units}
-        self.down_s = 0.0
-        self.struck: dict[str, float] = {}
-        self.slurm_at: dict[str, float] = {}
-        self.ours_at: dict[str, float] = {}
-        self.codes: list[int | None] = []
-        self.path = os.environ["PATH"]
-        self._process: subprocess.Popen[bytes] | None = None
-        for name in ("locks", "bodies"):
-            (directory / name).mkdir(parents=True)
-        for one in units:
-            (directory / "bodies" / one["n"]).write_text(one["body"] + "\n")
-        parameters = [{k: v for k, v in one.items() if k != "body"} for one in units]
-        (directory / "units.json").write_text(json.dumps(parameters))
-        (directory / "Snakefile").write_text(SNAKEFILE.replace("SCALE", str(scale)))
-        (directory / "unit.sh").write_text(UNIT)
-        (directory / "held").touch()
-        shutil.copytree(Path(__file__).parents[2] / "profiles" / "slurm", directory / "slurm")
-
-    # -- calls
-
-    def call(self) -> None:
-        """Call snakemake."""
-        options = (
-            "--rerun-incomplete --keep-going --nolock --retries 100 --scheduler recovery --logger journal"
-        )
-        environment = {k: v for k, v in self.cluster.environment.items() if not k.startswith("RIPRESA_")}
-        with (self.directory / "calls.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "snakemake", "--profile", "slurm", "--cores", "all", *options.split()],
-                cwd=self.directory, env=environment | {"PATH": self.path}, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-
-    def end(self, seconds: float = 150) -> None:
-        """Wait for the end of the call, which hangs if it takes longer."""
-        assert self._process
-        try:
-            self.codes.append(self._process.wait(seconds))
-        except subprocess.TimeoutExpired:
-            self.stop()
-            self.codes.append(None)
-
-    def stop(self) -> None:
-        """End the call at once, if it goes on."""
-        if self._process and self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the controller."""
-        assert self._process
-        self._process.send_signal(number)
-
-    # -- what is known of a unit
-
-    def target(self, n: str) -> str:
-        return f"{self.units[n]['rule']}/{n}.txt"
-
-    def starts(self, n: str) -> list[list[str]]:
-        """The start lines of a unit: name, job, restarts, node, time."""
-        try:
-            lines = (self.directory / "starts").read_text().splitlines()
-        except FileNotFoundError:
-            return []
-        return [words for words in map(str.split, lines) if words[0] == n]
-
-    def records(self, n: str) -> list[dict[str, Any]]:
-        """The newest record of each attempt."""
-        newest: dict[int, dict[str, Any]] = {}
-        with contextlib.suppress(FileNotFoundError):
-            for line in (
-                (self.directory / RUN / f"journal/attempts/{self.target(n)}.jsonl").read_text().splitlines()
-            ):
-                record = json.loads(line)
-                if record["outcome"] != "released":
-                    newest[record["attempt"]] = record
-        return list(newest.values())
-
-    def ledger(self, n: str) -> list[dict[str, Any]]:
-        """What the controller noted of a unit's jobs."""
-        try:
-            lines = (self.directory / RUN / "journal/slurm/ledger.jsonl").read_text().splitlines()
-        except FileNotFoundError:
-            return []
-        return [line for line in map(json.loads, lines) if line["target"] == self.target(n)]
-
-    def job(self, n: str) -> str:
-        """The job of a unit, once it is submitted."""
-        return wait(
-            f"a job of {n}", lambda: next((e["job"] for e in reversed(self.ledger(n)) if e["job"]), None)
-        )
-
-    def started(self, n: str, times: int = 1) -> str:
-        """Wait until a unit has started so often; its job."""
-        wait(f"start {times} of {n}", lambda: len(self.starts(n)) >= times)
-        return self.job(n)
-
-    def strike(self, n: str, act: Callable[[], object]) -> None:
-        """Do it to a unit, now."""
-        self.struck[n] = time.time()
-        act()
-
-    def instance(self, n: str, *states: str) -> float | None:
-        """When the first instance of a unit's jobs ended in one of these states, by SLURM's accounting.
-
-        What never started is in none: REFUSED and PENDING are what the controller was told.
-        """
-        for line in self.ledger(n):
-            if line["state"] in states and (line["state"] == "REFUSED" or line["reason"]):
-                return seconds(line["ts"])
-        jobs = dict.fromkeys(e["job"] for e in self.ledger(n) if e["job"])
-        for job in jobs:
-            lines = self.cluster._run(
-                "env", "SLURM_TIME_FORMAT=%s", "sacct", "-nPX", "-D", "-j", job, "-o", "State,End,JobID"
-            ).splitlines()
-            for state, end, _ in (line.split("|") for line in lines):
-                if state.split()[0] in states and end.isdigit():
-                    return float(end)
-        return None
-
-    def log(self) -> str:
-        return (self.directory / "calls.log").read_text(errors="replace")
-
-    # -- the judge
-
-    def judge(
-        self,
-        fault: str,
-        n: str,
-        *,
-        failures: tuple[tuple[str, str], ...] = (),
-        end: str = "published",
-        starts: int = 1,
-        says: str = "",
-        timed: tuple[str, ...] = (),
-    ) -> Row:
-        """What became of a unit. ``timed`` are SLURM's states of the instance that ended by the fault."""
-        problems = []
-        records = self.records(n)
-        failed = [record for record in records if record["outcome"] not in ("published", "adopted")]
-        found = tuple((record["failure_class"], record["decision"]) for record in failed)
-        if found != failures:
-            problems.append(f"failures are {found}, not {failures}")
-        last = records[-1] if records else {}
-        path = self.directory / RUN / self.target(n)
-        there = path.exists() and path.read_text() == f"unit {n}\n"
-        published = there and last.get("outcome") in ("published", "adopted")
-        is_end = "published" if published else {"refused": "given up", "quarantine": "quarantined"}.get(
-            last.get("decision", ""), "nothing"
-        )  # fmt: skip
-        if is_end != end or path.exists() != there:
-            problems.append(f"it ended as {is_end}, not {end}")
-        if len(self.starts(n)) != starts:
-            problems.append(f"{len(self.starts(n))} starts, not {starts}")
-        overlaps = self.directory / "overlaps"
-        if overlaps.exists() and n in overlaps.read_text().split():
-            problems.append("two at once")
-        if says and not any(says.lower() in str(record["evidence"]).lower() for record in failed):
-            problems.append(f"no evidence says {says!r}: {[record['evidence'] for record in failed]}")
-        if None in self.codes:
-            problems.append("the call hangs")
-        slurm_at = self.slurm_at.get(n) or (self.instance(n, *timed) if timed else None)
-        ours_at = self.ours_at.get(n) or (seconds(failed[0]["ended"]) if failed else None)
-        ours_s = None if slurm_at is None or ours_at is None else ours_at - slurm_at
-        if timed and slurm_at is None:
-            problems.append(f"SLURM has no instance that is {' or '.join(timed)}")
-        if ours_s is not None and ours_s > ALLOWED_S:
-            problems.append(f"decided {ours_s:.1f} s after SLURM")
-        struck = self.struck.get(n)
-        slurm_s = None if slurm_at is None or struck is None else slurm_at - struck
-        classes = ", ".join(str(one) for one, _ in found) or "-"
-        decisions = ", ".join(str(one) for _, one in found) or "-"
-        return Row(fault, slurm_s, ours_s, classes, decisions, is_end, len(self.starts(n)), problems)
-
-
-def seconds(text: str) -> float:
-    """Seconds since the epoch of a time in the journal."""
-    from datetime import datetime
-
-    return datetime.fromisoformat(text).timestamp()
-
-
-def wait(what: str, condition: Callable[[], Any], limit_s: float = 90) -> Any:
-    """The first true value of a condition. Raises RuntimeError if there is none in time."""
-    end = time.monotonic() + limit_s
-    while not (value := condition()):
-        if time.monotonic() > end:
-            raise RuntimeError(f"{what} did not happen within {limit_s:.0f} s")
-        time.sleep(0.2)
-    return value
+SMALL = "small"
 
 
 class Fault(NamedTuple):
@@ -349,12 +55,12 @@ def cancel_running(c: Campaign) -> None:
 
 
 def cancel_pending(c: Campaign) -> None:
-    job = c.job("waiting")
-    wait("a pending job", lambda: job in c.cluster.squeue("-h", "-r", "-t", "pending", "-o", "%i").split())
-    c.strike("waiting", lambda: c.cluster.scancel(job))
-    c.slurm_at["waiting"] = time.time()
-    c.job("waiting2")
-    c.cluster.scancel(c.job("waiting2"))
+    for n in ("waiting", "waiting2", "single"):
+        job = c.job(n)
+        wait("a pending job", lambda job=job: job in c.cluster.squeue("-h", "-r", "-o", "%i").split())
+        c.strike(n, lambda job=job: c.cluster.scancel(job))
+        if n != "single":  # SLURM keeps no record of tasks that never started
+            c.slurm_at[n] = time.time()
 
 
 def time_limit(c: Campaign) -> None:
@@ -376,6 +82,20 @@ def out_of_memory(c: Campaign) -> None:
 CANCELLED, MEMORY = (("cancelled", "refused"),), (("memory", "retry"),)
 REJECTED = (("configuration", "quarantine"),)
 LONG = once("sleep 300")
+# The kernel is to take the guard, which is small, for the one to kill.
+SHOOT_ME_FIRST = """
+if [ "$AMOUNT" -le 200 ]; then
+    pid=$$
+    until grep -q recovery/__main__ /proc/$pid/cmdline; do pid=$(($(ps -o ppid= -p $pid))); done
+    echo 1000 > /proc/$pid/oom_score_adj
+fi
+"""
+
+
+def rejected(fault: str, n: str, says: str, c: Campaign, state: str = "REFUSED") -> Row:
+    """Judge a unit that SLURM will not take, in whose record its own words have to be."""
+    return c.judge(fault, n, failures=REJECTED, end="quarantined", starts=0, says=says, timed=(state,))
+
 
 JOBS = [
     Fault(
@@ -383,20 +103,30 @@ JOBS = [
         [unit("cancelled", LONG, mem_mb=90), unit("alike", "sleep 5", mem_mb=90)],
         cancel_running,
         lambda c: [
-            c.judge("scancel, running", "cancelled", failures=CANCELLED, starts=2, says="CANCELLED by",
-                    timed=("CANCELLED",)),
+            c.judge(
+                "scancel, running",
+                "cancelled",
+                failures=CANCELLED,
+                starts=2,
+                says="CANCELLED by",
+                timed=("CANCELLED",),
+            ),
             c.judge("  its neighbour in the array", "alike"),
         ],
         short=True,
     ),
     Fault(
         "scancel, pending",
-        [unit("waiting", held=True, mem_mb=80), unit("waiting2", held=True, mem_mb=80), unit("single", held=True, mem_mb=70)],
-        lambda c: (cancel_pending(c), c.strike("single", lambda: c.cluster.scancel(c.job("single"))), None)[-1],
+        [
+            unit("waiting", held=True, mem_mb=80),
+            unit("waiting2", held=True, mem_mb=80),
+            unit("single", held=True, mem_mb=70),
+        ],
+        cancel_pending,
         lambda c: [
-            c.judge("scancel, pending task", "waiting", failures=CANCELLED),
-            c.judge("scancel, pending task", "waiting2", failures=CANCELLED),
-            c.judge("scancel, pending job", "single", failures=CANCELLED, says="CANCELLED", timed=("CANCELLED",)),
+            c.judge("scancel, pending task of an array", "waiting", failures=CANCELLED),
+            c.judge("  the other task", "waiting2", failures=CANCELLED),
+            c.judge("scancel, pending job", "single", failures=CANCELLED, timed=("CANCELLED",)),
         ],
     ),
     Fault(
@@ -404,8 +134,14 @@ JOBS = [
         [unit("long", '[ "$AMOUNT" -gt 1 ] || sleep 300', "limited")],
         time_limit,
         lambda c: [
-            c.judge("time limit", "long", failures=(("time_limit", "retry"),), starts=2, says="TIMEOUT",
-                    timed=("TIMEOUT",)),
+            c.judge(
+                "time limit",
+                "long",
+                failures=(("time_limit", "retry"),),
+                starts=2,
+                says="TIMEOUT",
+                timed=("TIMEOUT",),
+            ),
         ],
         short=True,
     ),
@@ -415,17 +151,18 @@ JOBS = [
             unit("hungry", "sleep 1; head -c 250m /dev/zero | tail | wc -c", "memory"),
             unit(
                 "guarded",
-                'sleep 1; [ "$AMOUNT" -gt 200 ] || { pid=$$; until grep -q recovery/__main__ /proc/$pid/cmdline; do'
-                " pid=$(($(ps -o ppid= -p $pid))); done; echo 1000 > /proc/$pid/oom_score_adj;"
-                " };"
-                " head -c 250m /dev/zero | tail | wc -c",
+                SHOOT_ME_FIRST + "sleep 1; head -c 250m /dev/zero | tail | wc -c",
                 "memory",
             ),
         ],
         out_of_memory,
         lambda c: [
-            c.judge("out of memory: the command", "hungry", failures=MEMORY, starts=2, timed=("OUT_OF_MEMORY",)),
-            c.judge("out of memory: the guard too", "guarded", failures=MEMORY, starts=2, timed=("OUT_OF_MEMORY",)),
+            c.judge(
+                "out of memory: the command", "hungry", failures=MEMORY, starts=2, timed=("OUT_OF_MEMORY",)
+            ),
+            c.judge(
+                "out of memory: the guard too", "guarded", failures=MEMORY, starts=2, timed=("OUT_OF_MEMORY",)
+            ),
         ],
         short=True,
     ),
@@ -434,23 +171,30 @@ JOBS = [
         [unit("requeued", LONG, mem_mb=60)],
         requeue,
         lambda c: [
-            c.judge("scontrol requeue", "requeued", failures=(("preempted", "retry"),), starts=2,
-                    timed=("REQUEUED",)),
+            c.judge(
+                "scontrol requeue",
+                "requeued",
+                failures=(("preempted", "retry"),),
+                starts=2,
+                timed=("REQUEUED",),
+            ),
         ],
         short=True,
     ),
     Fault(
         "sbatch rejected",
         [
-            unit("nowhere", partition="nowhere"), unit("nobody", account="nobody"),
-            unit("huge", mem_mb=900_000), unit("closed", account="closed"),
+            unit("nowhere", partition="nowhere"),
+            unit("nobody", account="nobody"),
+            unit("huge", mem_mb=900_000),
+            unit("closed", account="closed"),
         ],
         nothing,
         lambda c: [
-            c.judge("unknown partition", "nowhere", failures=REJECTED, end="quarantined", starts=0, says="invalid partition", timed=("REFUSED",)),
-            c.judge("unknown account", "nobody", failures=REJECTED, end="quarantined", starts=0, says="invalid account", timed=("REFUSED",)),
-            c.judge("account of others", "closed", failures=REJECTED, end="quarantined", starts=0, says="invalid account", timed=("REFUSED",)),
-            c.judge("more memory than there is", "huge", failures=REJECTED, end="quarantined", starts=0, says="sbatch", timed=("REFUSED",)),
+            rejected("unknown partition", "nowhere", "invalid partition", c),
+            rejected("unknown account", "nobody", "invalid account", c),
+            rejected("account of others", "closed", "invalid account", c),
+            rejected("more memory than any node has", "huge", "can not be satisfied", c),
         ],
         short=True,
     ),
@@ -459,13 +203,12 @@ JOBS = [
         [unit("never", partition="short", runtime=60), unit("toomuch", qos="small", threads=4, runtime=5)],
         nothing,
         lambda c: [
-            c.judge("pending: PartitionTimeLimit", "never", failures=REJECTED, end="quarantined", starts=0,
-                    says="PartitionTimeLimit", timed=("PENDING",)),
-            c.judge("pending: beyond the QOS", "toomuch", failures=REJECTED, end="quarantined", starts=0, says="QOSMax", timed=("PENDING",)),
+            rejected("pending: PartitionTimeLimit", "never", "PartitionTimeLimit", c, state="PENDING"),
+            rejected("pending: beyond the QOS", "toomuch", "QOSMax", c, state="PENDING"),
         ],
         short=True,
     ),
-]  # fmt: skip
+]
 
 
 # -- preemption
@@ -498,7 +241,6 @@ PREEMPTION = [
                 f"preemption, {mode}", f"yielding-{mode}", failures=PREEMPTED, starts=2, timed=("PREEMPTED",)
             ),
         ],
-        short=mode == "cancel",
     )
     for mode in ("requeue", "cancel")
 ]
@@ -566,7 +308,6 @@ NODES = [
         [unit("lost", LONG, threads=5, partition="cpu,gpu"), unit("after", after=["plain/lost.txt"])],
         node_lost,
         lambda c: judge_lost("node lost for good", c),
-        short=True,
     ),
 ]
 LOST_ONCE = [
@@ -634,7 +375,6 @@ DAEMONS = [
         [unit("restarted", "sleep 15")],
         restart_slurmctld,
         lambda c: [c.judge("slurmctld restarted", "restarted")],
-        short=True,
     ),
     Fault(
         "slurmctld down",
@@ -645,7 +385,6 @@ DAEMONS = [
             c.judge("  goes on", "second"),
             judge_after("  to be submitted meanwhile", "next", c),
         ],
-        short=True,
     ),
     Fault(
         "slurmctld frozen",
@@ -693,12 +432,8 @@ def lose_answer(c: Campaign, how: str) -> None:
 
 def judge_once(fault: str, c: Campaign) -> list[Row]:
     rows = [c.judge(fault if n == "told" else "  beside it", n) for n in c.units]
-    names = {f"ripresa.{json.loads((c.directory / RUN / 'journal/slurm/run.json').read_text())['key']}"}
-    jobs = {
-        one.job
-        for one in c.cluster.executions()
-        if any(one.name.startswith(name) for name in names) and "." not in one.job
-    }
+    key = json.loads((c.directory / RUN / "journal/slurm/run.json").read_text())["key"]
+    jobs = {one.job for one in c.cluster.executions() if one.name.startswith(f"ripresa.{key}.")}
     if len(jobs) != len(c.units):
         rows[0].problems.append(f"{len(jobs)} jobs for {len(c.units)} units: {sorted(jobs)}")
     return rows
@@ -792,9 +527,8 @@ FORGOTTEN = [
         [unit("forgotten", LONG)],
         forgotten,
         lambda c: [
-            c.judge(
-                "forgotten by slurmctld, accounting", "forgotten", failures=(("unknown", "retry"),), starts=2
-            )
+            # Who kills without a word is, with nothing else known, the kernel.
+            c.judge("forgotten by slurmctld, accounting", "forgotten", failures=MEMORY, starts=2)
         ],
     )
 ]
@@ -827,12 +561,19 @@ class Group(NamedTuple):
 
 
 def without_accounting(c: Campaign) -> None:
-    c.cluster.change(
-        AccountingStorageType="accounting_storage/none", AccountingStorageEnforce="", AccountingStorageTRES="",
-        MinJobAge="2",
-    )  # fmt: skip
+    none = dict.fromkeys(("AccountingStorageEnforce", "AccountingStorageTRES"), "")
+    c.cluster.change(AccountingStorageType="accounting_storage/none", MinJobAge="2", **none)
     c.cluster.slurmctld.stop()
     c.cluster.slurmctld.start()
+
+
+def with_accounting(cluster: Cluster) -> None:
+    names = ("AccountingStorageEnforce", "AccountingStorageTRES")
+    cluster.change(
+        AccountingStorageType="accounting_storage/slurmdbd", **{name: DEFAULTS[name] for name in names}
+    )
+    cluster.slurmctld.stop()
+    cluster.slurmctld.start()
 
 
 def few(c: Campaign) -> None:
@@ -840,10 +581,10 @@ def few(c: Campaign) -> None:
     c.cluster.sacctmgr("modify", "user", "root", "set", "qos+=few")
 
 
-def small_disk(c: Campaign) -> None:
+def on_small_disk(c: Campaign) -> None:
     slurm = c.directory / RUN / "journal/slurm"
     slurm.parent.mkdir(parents=True)
-    slurm.symlink_to(c.cluster.state.parent / "small")
+    slurm.symlink_to(c.directory.parent / SMALL)
 
 
 def requeue_mode(cluster: Cluster) -> None:
@@ -863,9 +604,9 @@ GROUPS = [
     Group(
         "answer late", LATE_ANSWER, before=lambda c: lose_answer(c, '(exec >&- 2>&-; sleep 4; submit "$@") &')
     ),
-    Group("disk", DISK, before=small_disk),
+    Group("disk", DISK, before=on_small_disk),
     Group("forgotten", FORGOTTEN, before=lambda c: c.cluster.change(MinJobAge="2")),
-    Group("unaccounted", UNACCOUNTED, before=without_accounting),
+    Group("unaccounted", UNACCOUNTED, before=without_accounting, after=with_accounting),
 ]
 
 
@@ -895,8 +636,8 @@ def run(cluster: Cluster, base: Path, group: Group, faults: list[Fault], down_s:
                 yield row
     finally:
         campaign.stop()
-        cluster.heal()
         group.after(cluster)
+        cluster.heal()
 
 
 def table(rows: list[Row]) -> Iterator[str]:
@@ -910,6 +651,29 @@ def table(rows: list[Row]) -> Iterator[str]:
         yield f"| {' | '.join(words)} |"
 
 
+def chosen(only: list[str], *, short: bool) -> list[tuple[Group, list[Fault]]]:
+    """The faults whose name, or whose group's, begins so, and of them the most telling ones; or all."""
+
+    def is_meant(group: Group, fault: Fault) -> bool:
+        names = (group.name, fault.name)
+        return (fault.short or not short) and (not only or any(n.startswith(o) for n in names for o in only))
+
+    found = [(group, [fault for fault in group.faults if is_meant(group, fault)]) for group in GROUPS]
+    return [(group, faults) for group, faults in found if faults]
+
+
+@contextlib.contextmanager
+def small_disk(base: Path) -> Iterator[None]:
+    """A disk with room for few files. Nodes see what is mounted before they are there."""
+    folder = base / SMALL
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=200", "small", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -919,50 +683,28 @@ def main() -> int:
         "--only", metavar="NAME", action="append", help="faults whose name, or group, begins so"
     )
     parser.add_argument("--down", type=float, default=120, metavar="S", help="how long slurmctld stays away")
+    place.add_argument(parser)
     arguments = parser.parse_args()
-    wanted = [
-        (group, faults)
-        for group in GROUPS
-        if (
-            faults := [
-                fault
-                for fault in group.faults
-                if (fault.short or not arguments.short)
-                and (
-                    not arguments.only
-                    or any(
-                        name.startswith(only) for only in arguments.only for name in (group.name, fault.name)
-                    )
-                )
-            ]
-        )
-    ]
+    wanted = chosen(arguments.only or [], short=arguments.short)
     if not wanted:
         parser.error(
             f"no fault is called so; there are {', '.join(f.name for g in GROUPS for f in g.faults)}"
         )
     base = Path(tempfile.mkdtemp(prefix="faults-"))
-    small = base / "small"
-    small.mkdir()
-    # Nodes see what is mounted before they are.
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=200", "small", small], check=True)
-    cluster = Cluster(base / "c")
     rows: list[Row] = []
-    try:
-        cluster.up()
+    with contextlib.ExitStack() as stack:
+        if any(group.name == "disk" for group, _ in wanted):
+            if arguments.state:
+                parser.error("a full disk has to be there before the cluster: leave out --state")
+            stack.enter_context(small_disk(base))
+        cluster = stack.enter_context(place.cluster(arguments.state))
         for group, faults in wanted:
-            for row in run(cluster, base, group, faults, 20 if arguments.short else arguments.down):
+            for row in run(cluster, base, group, faults, arguments.down):
                 rows.append(row)
-                print(
-                    f"{'right' if not row.problems else 'WRONG'}: {row.fault.strip()}",
-                    file=sys.stderr,
-                    flush=True,
-                )
-    finally:
-        cluster.down()
-        subprocess.run(["umount", small], check=False)
+                word = "WRONG" if row.problems else "right"
+                print(f"{word}: {row.fault.strip()}", file=sys.stderr, flush=True)
     print("\n".join(table(rows)))
-    met = bool(rows) and not any(row.problems for row in rows)
+    met = not any(row.problems for row in rows)
     print(f"verdict: {'met' if met else f'not met; see {base}'}")
     if met:
         shutil.rmtree(base)

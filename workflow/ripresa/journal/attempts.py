@@ -18,8 +18,18 @@ _MOST = 10**9
 
 
 def read(run: Run, target: str) -> list[dict[str, Any]]:
-    """All attempt records of a target, oldest first."""
-    return [record for record in map(_sound, records.iterate(run.attempts(target))) if record is not None]
+    """All attempt records of a target, oldest first.
+
+    Of an attempt whose guard was told to end the last word counts: that of the batch system, which knows why.
+    """
+    found: list[dict[str, Any]] = []
+    for record in map(_sound, records.iterate(run.attempts(target))):
+        if record is None:
+            continue
+        if found and _explains(record, found[-1]):
+            found.pop()
+        found.append(record)
+    return found
 
 
 def last(run: Run, target: str) -> dict[str, Any]:
@@ -46,6 +56,14 @@ def wait_s(record: dict[str, Any], now: float) -> float:
     if isinstance(uptime, float) and record.get("boot_id") == processes.boot_id():
         return max(0.0, min(delay, delay - (clock.steady() - uptime)))
     return max(0.0, min(delay, until - now))
+
+
+def _explains(record: dict[str, Any], before: dict[str, Any]) -> bool:
+    return (
+        before["attempt"] == record["attempt"]
+        and before.get("failure_class") == "cancelled"
+        and record.get("failure_class") is not None
+    )
 
 
 def _sound(record: dict[str, Any]) -> dict[str, Any] | None:
