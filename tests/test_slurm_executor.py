@@ -293,7 +293,9 @@ def test_the_pace_slackens_while_nothing_happens_and_spares_a_slow_slurm():
     assert intervals[0] < 2 and intervals[-1] == 10.0 and sorted(intervals) == intervals
     pace.asked(changed=True, answered=True, took_s=0.01)
     assert pace._interval_s == 1.0
-    pace.asked(changed=True, answered=True, took_s=3.0)
+    pace.asked(changed=True, answered=True, took_s=0.6)
+    assert pace._interval_s == pytest.approx(2.0), "commands take time to start, too"
+    pace.asked(changed=True, answered=True, took_s=3.5)
     assert pace._interval_s == 60.0, "at most a twentieth of its time"
     pace.asked(changed=True, answered=False, took_s=9.0)
     assert pace._interval_s == 1.0, "who does not answer is not kept busy"

@@ -1,4 +1,4 @@
-"""Faults of SLURM: instances that it takes back, nodes that fail, limits, a full disk. On a fake one, and a real."""
+"""Faults of SLURM, fake and real: instances that it takes back, nodes that fail, limits, a full disk."""
 
 import json
 import subprocess
@@ -34,14 +34,14 @@ def leave_out(run: Run, *nodes: str) -> None:
         BadNodes(run, 600.0).add(node, "it failed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("state", "accounting", "failure_class"),
     [
         ("NODE_FAIL", True, "node"),
-        pytest.param("REQUEUED", True, "preempted", marks=pytest.mark.slow),
-        pytest.param("PREEMPTED", True, "preempted", marks=pytest.mark.slow),
-        # Its guard wrote nothing, and nobody says why.
-        pytest.param("REQUEUED", False, "node", marks=pytest.mark.slow),
+        ("REQUEUED", True, "preempted"),
+        ("PREEMPTED", True, "preempted"),
+        ("REQUEUED", False, "node"),  # its guard wrote nothing, and nobody says why
     ],
 )
 def test_an_instance_that_slurm_took_back_has_the_class_of_its_end(
@@ -51,7 +51,9 @@ def test_an_instance_that_slurm_took_back_has_the_class_of_its_end(
     campaign.units(a=1)
     campaign.does("a", ONCE)
     controller = campaign.start(*EXECUTOR)
-    node = campaign.running("a")["host"] and fake.job("1")["node"]
+    campaign.running("a")
+    time.sleep(0.5)  # all of it is to be there to be killed
+    node = fake.job("1")["node"]
     fake.requeue("1")
     with fake.store.lock():
         job = fake._of("1")
@@ -74,12 +76,13 @@ def test_a_unit_that_is_given_up_does_not_start_again_because_slurm_requeues_it(
     campaign.does("a", ONCE)
     snakefile = campaign.directory / "Snakefile"
     text = snakefile.read_text()
-    changed = text.replace("policy.default()", "{**policy.default(), 'classes': {**policy.default()['classes'], "
-                           "'preempted': {**policy.default()['classes']['preempted'], 'cap': 0}}}")  # fmt: skip
+    strict = "{**p, 'classes': {**p['classes'], 'preempted': {**p['classes']['preempted'], 'cap': 0}}}"
+    changed = text.replace("policy.default()", f"(lambda p: {strict})(policy.default())")
     assert changed != text
     snakefile.write_text(changed)
     controller = campaign.start(*EXECUTOR)
     campaign.running("a")
+    time.sleep(0.5)
     fake.requeue("1")
     said = controller.communicate(timeout=60)[0]
     assert controller.returncode == 1, said

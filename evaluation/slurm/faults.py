@@ -369,6 +369,19 @@ def judge_after(fault: str, n: str, c: Campaign) -> Row:
     return row
 
 
+def submitted_once(c: Campaign) -> list[str]:
+    """What is wrong with the number of jobs that SLURM got."""
+    key = json.loads((c.directory / RUN / "journal/slurm/run.json").read_text())["key"]
+    jobs = {one.job for one in c.cluster.executions() if one.name.startswith(f"ripresa.{key}.")}
+    return [] if len(jobs) == len(c.units) else [f"{len(jobs)} jobs, {len(c.units)} units: {sorted(jobs)}"]
+
+
+def judge_frozen(c: Campaign) -> Row:
+    row = judge_after("slurmctld frozen at a submission", "meanwhile", c)
+    row.problems.extend(submitted_once(c))
+    return row
+
+
 DAEMONS = [
     Fault(
         "slurmctld restarted",
@@ -390,7 +403,7 @@ DAEMONS = [
         "slurmctld frozen",
         [unit("before", "sleep 6"), unit("meanwhile", after=["plain/before.txt"])],
         slurmctld_frozen,
-        lambda c: [judge_after("slurmctld frozen at a submission", "meanwhile", c)],
+        lambda c: [judge_frozen(c)],
     ),
     Fault(
         "slurmdbd down",
@@ -432,10 +445,7 @@ def lose_answer(c: Campaign, how: str) -> None:
 
 def judge_once(fault: str, c: Campaign) -> list[Row]:
     rows = [c.judge(fault if n == "told" else "  beside it", n) for n in c.units]
-    key = json.loads((c.directory / RUN / "journal/slurm/run.json").read_text())["key"]
-    jobs = {one.job for one in c.cluster.executions() if one.name.startswith(f"ripresa.{key}.")}
-    if len(jobs) != len(c.units):
-        rows[0].problems.append(f"{len(jobs)} jobs for {len(c.units)} units: {sorted(jobs)}")
+    rows[0].problems.extend(submitted_once(c))
     return rows
 
 
@@ -687,9 +697,8 @@ def main() -> int:
     arguments = parser.parse_args()
     wanted = chosen(arguments.only or [], short=arguments.short)
     if not wanted:
-        parser.error(
-            f"no fault is called so; there are {', '.join(f.name for g in GROUPS for f in g.faults)}"
-        )
+        names = ", ".join(fault.name for group in GROUPS for fault in group.faults)
+        parser.error(f"no fault is called so; there are {names}")
     base = Path(tempfile.mkdtemp(prefix="faults-"))
     rows: list[Row] = []
     with contextlib.ExitStack() as stack:

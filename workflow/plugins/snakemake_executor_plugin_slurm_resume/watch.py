@@ -339,7 +339,7 @@ def _end_of(ended: Ended) -> End:
     assert verdict is not None
     # A script that ended by itself says why in its log.
     known = None if verdict.failure_class == "unknown" else verdict.failure_class
-    completed = verdict.failure_class is None
+    completed = verdict.failure_class is None and not ended.requeued
     return End(
         "unknown" if completed else known,
         f"{verdict.evidence}, but nothing was published" if completed else verdict.evidence,

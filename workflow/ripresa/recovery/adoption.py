@@ -99,7 +99,7 @@ def close_interrupted(unit: Unit, lease: leases.Lease) -> None:
     record = new_record(unit, number, started if isinstance(started, str) else None)
     record.update(
         outcome="interrupted",
-        host=previous.get("host"),
+        host=previous.get("node") or previous.get("host"),
         pid=previous.get("pid"),
         device=previous.get("device"),
         session=previous.get("session"),

@@ -57,6 +57,8 @@ class _Attempt:
             "lifeline": lifeline.name,
             **_batch_job(),
         }
+        if (node := processes.node()) != owner["host"]:
+            owner["node"] = node
         if self.devices:
             owner["device"] = self.unit.resources["gpu_device"]
         self.lease.write(owner)

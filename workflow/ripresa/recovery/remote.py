@@ -167,7 +167,7 @@ class Remote:
         started = begun.get("started")
         record = new_record(unit, number, started if isinstance(started, str) else clock.iso())
         record.update(
-            host=end.host or begun.get("host"),
+            host=end.host or begun.get("node") or begun.get("host"),
             pid=begun.get("pid"),
             external_jobid=end.external_jobid,
             requeues=end.requeues,

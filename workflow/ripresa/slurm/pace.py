@@ -5,6 +5,8 @@ import time
 _LEAST_S = 1.0
 _SHARE = 0.05
 """The most of its time that slurmctld is to spend on this run."""
+_START_S = 0.5
+"""What the commands may take for themselves on a busy machine."""
 
 
 class Pace:
@@ -26,7 +28,7 @@ class Pace:
     def asked(self, *, changed: bool, answered: bool, took_s: float) -> None:
         """An answer came, or did not, after so many s."""
         grown = _LEAST_S if changed else min(self._interval_s * 1.5, self._most_s)
-        self._interval_s = max(grown, took_s / _SHARE) if answered else grown
+        self._interval_s = max(grown, (took_s - _START_S) / _SHARE) if answered else grown
         self._next = time.monotonic() + self._interval_s
 
     def soon(self) -> None:
