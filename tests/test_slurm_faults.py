@@ -11,8 +11,11 @@ import pytest
 from cluster import Cluster
 from conftest import wait_until
 from fake_slurm.handle import FakeSlurm
-from ripresa.journal import attempts, clock
+from ripresa.dsl.guarding import call_of
+from ripresa.journal import attempts, clock, records
 from ripresa.journal.paths import Run
+from ripresa.recovery.remote import Remote
+from ripresa.recovery.unit import parse
 from ripresa.slurm.nodes import BadNodes
 
 EXECUTOR = ("--executor", "slurm-resume", "--jobs", "50", "--latency-wait", "0")
@@ -137,12 +140,22 @@ def test_a_journal_that_cannot_be_written_is_a_pause(campaign, fake):
     assert campaign.outcomes("a") == ["published"]
 
 
-def test_a_quarantine_is_not_ended_by_how_another_machine_looks(campaign, fake):
-    """A node sees other groups and programs than the machine of the controller."""
+def test_a_quarantine_is_not_ended_by_how_another_machine_looks(campaign, fake, monkeypatch):
+    """A node sees other groups and programs than the machine of the controller, which would try for ever."""
     campaign.units(a=1)
-    campaign.does("a", "echo >> a.sh; echo 'bash: ./tool: Permission denied'; exit 1")
+    campaign.does("a", "echo 'bash: ./tool: Permission denied'; exit 1")
     assert campaign(*EXECUTOR) == 1
-    assert campaign.executions() == ["a"] and "quarantine is over" not in campaign.said
+    record = attempts.last(campaign.run, "units/a.txt")
+    assert record["decision"] == "quarantine" and campaign.executions() == ["a"]
+    seen = {**record["blamed"], "state": {**record["blamed"]["state"], "its: user and groups": "0 0 [4711]"}}
+    records.append(campaign.run.attempts("units/a.txt"), {**record, "blamed": seen})
+    (script,) = Path(campaign.run.slurm).glob("batches/*/0.sh")
+    monkeypatch.chdir(campaign.directory)
+    monkeypatch.setenv("RIPRESA_RUN", str(campaign.run.dir))
+    monkeypatch.setenv("RIPRESA_SESSION", record["session"])
+    assert "in quarantine" in str(Remote(parse(*call_of(script.read_text()))).refusal())
+    monkeypatch.setenv("RIPRESA_SESSION", "the next call")
+    assert Remote(parse(*call_of(script.read_text()))).refusal() is None
 
 
 @pytest.mark.timeout(300)
