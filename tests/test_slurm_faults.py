@@ -117,6 +117,22 @@ def test_a_request_that_needs_a_node_that_failed_gets_it(campaign, fake):
 
 
 @pytest.mark.slow
+def test_a_job_that_waits_for_ever_without_a_node_that_failed_gets_it(campaign, fake):
+    campaign.units(a=1)
+    leave_out(campaign.run, "n1")
+    fake.fate("*", reason="BadConstraints")
+    controller = campaign.start(*EXECUTOR)
+    wait_until(lambda: fake.calls("sbatch"), 30)
+    time.sleep(1)
+    fake.store.write("fates.json", [])
+    said = controller.communicate(timeout=60)[0]
+    assert controller.returncode == 0, said
+    first, second = fake.calls("sbatch")
+    assert "--exclude=n1" in first and "--exclude=n1" not in second
+    assert campaign.outcomes("a") == ["published"] and fake.job("1")["state"] == "CANCELLED"
+
+
+@pytest.mark.slow
 def test_a_limit_on_submissions_divides_arrays_and_fails_nothing(campaign, fake):
     fake.settings(max_submit=2)
     campaign.units(a=1, b=2, c=3, d=4, e=5)

@@ -17,7 +17,7 @@ from ripresa.journal import attempts
 from ripresa.journal.paths import Run
 from ripresa.recovery import policy
 from ripresa.recovery.remote import AGAIN, FAILED, HELD, PUBLISHED, End
-from ripresa.slurm import commands
+from ripresa.slurm import commands, states
 from ripresa.slurm.cluster import Cluster, Ended, Job
 from ripresa.slurm.nodes import BLAMED, BadNodes
 from ripresa.slurm.pace import Pace
@@ -153,13 +153,22 @@ class Watch:
             self._finish(one, FAILED)
 
     def _end(self, one: Offer, ended: Ended) -> None:
-        if ended.verdict is None:
+        if ended.verdict is None or self._lacks_nodes(one, ended):
             del self._followed[one.target], self._held[one.target]
             self._queued.append(one)
         elif one.remote is None:
             self._finish(one, (ended.verdict.failure_class and ended.verdict.evidence) or PUBLISHED)
         elif (outcome := one.remote.conclude(_end_of(ended))) != HELD:
             self._finish(one, outcome)
+
+    def _lacks_nodes(self, one: Offer, ended: Ended) -> bool:
+        """Whether a job will never start, perhaps only because nodes that failed were left out."""
+        refused = ended.verdict is not None and ended.verdict.failure_class == "configuration"
+        waited = ended.seen is not None and states.judge(ended.seen).phase == states.WAITING
+        if one.anywhere or not (refused and waited):
+            return False
+        one.anywhere = list(ended.job.batch.options) != one.request()
+        return one.anywhere
 
     def _submit(self) -> None:
         now = time.monotonic()
