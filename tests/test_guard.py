@@ -504,8 +504,7 @@ def test_who_looks_at_a_lease_is_not_taken_for_an_orphan(guard):
 
 def test_killed_before_and_after_the_command(guard):
     """Many guards killed at all moments: one publication, no overlap, every attempt numbered once."""
-    # A process that dies closes the lease some moments before this lock, and does nothing more in between.
-    command = "flock -w 0.04 lock bash -c 'echo 1 > \"$0\"; sleep 0.2' {output} || { touch overlap; exit 3; }"
+    command = "flock -n lock bash -c 'echo 1 > \"$0\"; sleep 0.05' {output} || { touch overlap; exit 3; }"
     for n in range(20):
         process = guard.start(command, session=str(n))
         time.sleep(0.01 + 0.008 * n)

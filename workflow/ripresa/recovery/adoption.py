@@ -59,8 +59,10 @@ def _end_orphans(holder: dict[str, Any]) -> None:
         return
     end = time.monotonic() + _KILLED_S
     while (left := _orphans(holder)) and time.monotonic() < end:
-        for pid in left:
-            processes.kill(pid, signals.SIGKILL)
+        # Stopped first: a shell that sees its child die goes on, if only for a moment.
+        for number in (signals.SIGSTOP, signals.SIGKILL):
+            for pid in left:
+                processes.kill(pid, number)
         time.sleep(0.01)
 
 
