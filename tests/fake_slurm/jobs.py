@@ -45,6 +45,7 @@ def annihilate(store: Store, job: Job) -> None:
     quiet = 0
     while quiet < 2:
         found = processes(store, job)
+        kill(found, signal.SIGSTOP)  # nobody sees another one die
         kill(found, signal.SIGKILL)
         quiet = 0 if found else quiet + 1
         time.sleep(0.005)
