@@ -213,7 +213,8 @@ def run(
 
 def official(_: Path) -> list[str]:
     """The call of snakemake with the official executor plugin, which is installed in a folder of its own."""
-    return plugin.command("--keep-going")
+    # Its lock is left behind, and no call gets any further until it is removed by hand.
+    return plugin.command("--keep-going", "--nolock")
 
 
 def main() -> int:
