@@ -692,13 +692,15 @@ def test_a_warning_from_outside_ends_a_segment(plant, reference):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("segment", "victim"), [(1, "guard"), (2, "controller"), (2, "all")])
+@pytest.mark.parametrize(("segment", "victim"), [(1, "guard"), (2, "controller"), (2, "all"), (3, "guard")])
 def test_killed_in_any_segment(plant, reference, segment, victim):
     """The result is the same to the last bit, and no segment begins anew."""
     check = f"{sys.executable} -c 'import sys, numpy; numpy.load(sys.argv[1])[\"plate\"]' {{}} 2>/dev/null"
-    plant.jobs(plate={**PLATE, **SEGMENTS, "checkpoints": {"pattern": "step*.npz", "validate": check}})
+    pause = 0.02 if segment < 3 else 0.06  # so long that there is a third segment
+    job = {**PLATE, **SEGMENTS, "checkpoints": {"pattern": "step*.npz", "validate": check}}
+    plant.jobs(plate={**job, "sweep": {"base": {"steps": 150, "every": 5, "pause": pause}}})
     controller = plant.start()
-    target = f"jobs/plate/every=5,pause=0.02,steps=150/segment{segment}.json"
+    target = f"jobs/plate/every=5,pause={pause},steps=150/segment{segment}.json"
     owner = plant.owner(target)
     folder = plant.path("plate/*") / "checkpoints"
     before = len(list(folder.glob("*/step*.npz")))
