@@ -35,6 +35,7 @@ class Lease:
         self.fd = fd
         self.previous = previous
         """The owner found in the file: one that ended without giving its lease back."""
+        self._left = False
 
     def write(self, owner: dict[str, Any]) -> None:
         """Say who holds the lease and what it runs."""
@@ -47,9 +48,13 @@ class Lease:
         """Show that the holder is alive."""
         os.utime(self.fd)
 
+    def leave(self) -> None:
+        """Let what the file says outlive the release: somebody is still to settle it."""
+        self._left = True
+
     def release(self) -> None:
         """Give the lease back, also for processes that inherited it."""
-        if same_file(self.fd, self.path):
+        if not self._left and same_file(self.fd, self.path):
             os.unlink(self.path)
         try:
             fcntl.flock(self.fd, fcntl.LOCK_UN)

@@ -65,7 +65,7 @@ def start(unit: Unit, last: dict[str, Any]) -> list[DeviceLease] | None:
             devices = _take(unit)
             why = f"{unit.resources.get('gpu_device')} is in use"
             if devices is not None:
-                if _claim(unit, time.time()):
+                if claim(unit, time.time()):
                     for device in devices:
                         device.sign({"run": unit.run.dir, "run_id": unit.run.run_id, "target": unit.target})
                     return devices
@@ -88,7 +88,8 @@ def _take(unit: Unit) -> list[DeviceLease] | None:
     return devices.take(unit.resources["gpu_device"])
 
 
-def _claim(unit: Unit, now: float) -> bool:
+def claim(unit: Unit, now: float) -> bool:
+    """Whether the breakers of its scopes let a unit through now; of a half-open one it then is a probe."""
     if records.is_void(unit.run.breakers):
         return True
     from ripresa.recovery import breaker, policy

@@ -83,6 +83,18 @@ def _is_group_of(group: int, holder: dict[str, Any]) -> bool:
     return started is None or started == holder.get("group_started")
 
 
+def elsewhere(unit: Unit, lease: leases.Lease) -> dict[str, Any] | None:
+    """Who took a unit to a host of the inventory, if what became of it there is not known yet.
+
+    The text of the lease then says ``remote``: the host, and the token of the attempt.
+    """
+    previous = lease.previous or {}
+    remote, number = previous.get("remote"), previous.get("attempt")
+    if not isinstance(remote, dict) or not isinstance(number, int):
+        return None
+    return previous if number > attempts.last(unit.run, unit.target).get("attempt", 0) else None
+
+
 def close_interrupted(unit: Unit, lease: leases.Lease) -> None:
     """Record the end of an attempt whose guard was killed, and clear what it left."""
     previous = lease.previous

@@ -97,14 +97,7 @@ class _Attempt:
 
     def validate(self) -> tuple[str, str] | None:
         """Validate the staged outputs; returns the failure class and what is wrong, or None."""
-        wanted = self.unit.options.get("validate") or {}
-        if isinstance(wanted, str):
-            wanted = {"0": wanted}
-        for name, position in self.unit.names.items():
-            if name in wanted:
-                wanted = {**wanted, str(position): wanted[name]}
-        for position, path in enumerate(self.staged):
-            validator = wanted.get(str(position), "")
+        for path, validator in zip(self.staged, validators_of(self.unit), strict=True):
             problem = validators.check(validator, path)
             if problem:
                 return "output_invalid", problem
@@ -123,10 +116,21 @@ class _Attempt:
         return None
 
 
+def validators_of(unit: Unit) -> list[str]:
+    """The validator of each output, in their order; empty text for what only has to be there."""
+    wanted = unit.options.get("validate") or {}
+    if isinstance(wanted, str):
+        wanted = {"0": wanted}
+    for name, position in unit.names.items():
+        if name in wanted:
+            wanted = {**wanted, str(position): wanted[name]}
+    return [str(wanted.get(str(position), "")) for position in range(len(unit.outputs))]
+
+
 def attempt(unit: Unit, lease: leases.Lease, number: int, devices: list[DeviceLease]) -> bool:
     """Execute a unit under its lease and those of its devices; True when its target is published."""
     this = _Attempt(unit, lease, number, devices)
-    _open_log(unit, this.log)
+    open_log(unit, this.log)
     publish.stage(unit.run, unit.target, number, unit.outputs)
     emit(
         unit.run,
@@ -140,7 +144,7 @@ def attempt(unit: Unit, lease: leases.Lease, number: int, devices: list[DeviceLe
     began = time.monotonic()
     oom_before = _oom_kills()
     progress = Progress(unit.options.get("progress"), this.log, this.progress_file, unit.beat_s)
-    job = this.execute(_fill(unit.command, unit, this.staged), progress, unit.stall)
+    job = this.execute(fill(unit.command, unit, this.staged), progress, unit.stall)
     progress.conclude()
     record = new_record(unit, number, clock.iso(this.began))
     record.update(
@@ -159,13 +163,14 @@ def attempt(unit: Unit, lease: leases.Lease, number: int, devices: list[DeviceLe
             os.unlink(this.progress_file)
         invalid = this.validate()
         if invalid is None:
-            return _publish(unit, record, this.staged, began)
+            return commit(unit, record, this.staged, began)
         failure_class, problem = invalid
     oom_killed = _oom_kills() > oom_before
     return fail(unit, record, this.log, failure_class, problem, oom_killed=oom_killed, began=began)
 
 
-def _publish(unit: Unit, record: dict[str, Any], staged: list[str], began: float) -> bool:
+def commit(unit: Unit, record: dict[str, Any], staged: list[str], began: float) -> bool:
+    """Publish valid staged outputs: the record first, which is what counts; True."""
     run, target = unit.run, unit.target
     sums = publish.settle(staged)
     record.update(
@@ -214,16 +219,21 @@ def fail(
     problem: str | None,
     *,
     oom_killed: bool = False,
+    full: str | None = None,
+    give_up: str | None = None,
     began: float | None = None,
 ) -> bool:
     """Classify a failed attempt, decide what follows, record it; False.
 
-    ``failure_class`` and ``problem`` are given where the cause is known, ``began`` by the monotonic clock.
+    ``failure_class`` and ``problem`` are given where the cause is known, ``full`` names a file system without
+    space where the command ran (here, that of the run is looked at), ``give_up`` is why the unit goes into
+    quarantine whatever the policy says, ``began`` is by the monotonic clock.
     """
     from ripresa.recovery import failure
 
     run, target = unit.run, unit.target
-    disk_full = failure.is_full(run.dir)
+    if full is None and failure.is_full(run.dir):
+        full = f"the file system of {run.dir}"
     publish.discard(run, target)
     record["ended"] = clock.iso()
     history = attempts.read(run, target)
@@ -236,7 +246,8 @@ def fail(
             failure_class=failure_class,
             evidence=problem,
             oom_killed=oom_killed,
-            disk_full=disk_full,
+            full=full,
+            give_up=give_up,
         )
     except Exception as error:  # a mistake in judging must not cost the record of what happened
         record.update(
@@ -342,7 +353,7 @@ def _unit_end(unit: Unit, record: dict[str, Any], began: float | None) -> None:
     )
 
 
-def _open_log(unit: Unit, log: str) -> None:
+def open_log(unit: Unit, log: str) -> None:
     """Start the attempt's log and give it the name of the rule's ``log:`` too, where Snakemake looks."""
     os.makedirs(os.path.dirname(log), exist_ok=True)
     os.close(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644))
@@ -359,7 +370,7 @@ def _open_log(unit: Unit, log: str) -> None:
             return
 
 
-def _fill(command: str, unit: Unit, staged: list[str]) -> str:
+def fill(command: str, unit: Unit, staged: list[str]) -> str:
     """Put the staged paths where the command means its outputs, and amounts where it means its resources."""
     names = {"": " ".join(map(validators.quote, staged))}
     names.update({f"[{number}]": validators.quote(path) for number, path in enumerate(staged)})

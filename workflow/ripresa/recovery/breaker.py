@@ -137,6 +137,13 @@ def succeed(book: Book, scopes: Iterable[str]) -> list[Event]:
     return [{"type": "breaker_closed", "scope": scope} for scope, _ in closed]
 
 
+def forget(book: Book, scope: str) -> list[Event]:
+    """Hold nothing back any more on account of a scope alone: there is nothing to be waited for."""
+    if book.breakers.pop(scope, None) is None:
+        return []
+    return [{"type": "breaker_closed", "scope": scope}]
+
+
 def minds(book: Book, scopes: Iterable[str]) -> bool:
     """Whether the publication of a unit of these scopes is anything to note."""
     belongs = list(scopes)

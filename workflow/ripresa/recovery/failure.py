@@ -64,12 +64,14 @@ def settle(
     failure_class: str | None,
     evidence: str | None,
     oom_killed: bool,
-    disk_full: bool,
+    full: str | None = None,
+    give_up: str | None = None,
 ) -> None:
     """Complete the record of a failed attempt with its class, evidence and decision.
 
     ``failure_class`` is given where the guard itself knows (it stopped the command, or the output is
-    invalid); else the classifier reads the log, the exit and the kernel's count of memory kills.
+    invalid); else the classifier reads the log, the exit and the kernel's count of memory kills. ``full`` names
+    a file system without space, ``give_up`` is a reason to try no more, whatever the policy says.
     """
     rules = policy.load(run)
     text = read_log(log)
@@ -85,9 +87,9 @@ def settle(
         )
         failure_class, evidence, sensible = verdict.failure_class, verdict.evidence, verdict.retry
         record.update(outcome="failed", classifier_rule=verdict.rule)
-        if failure_class == "unknown" and disk_full:
+        if failure_class == "unknown" and full:
             # The log is on the same disk, and the message that would say so found no place in it.
-            failure_class, evidence = "disk", f"no space is left on the file system of {run.dir}"
+            failure_class, evidence = "disk", f"no space is left on {full}"
             record.update(classifier_rule="guard")
     else:
         record.update(
@@ -107,6 +109,8 @@ def settle(
     )
     wanted = rules["classes"].get(failure_class, {}).get("changes") or {}
     decision = escalation.settle(run, record, history, wanted, decision)
+    if give_up:
+        decision = policy.Decision("quarantine", None, {}, give_up)
     record.update(decision=decision.decision, not_before=decision.not_before)
     if decision.not_before:
         record.update(boot_id=processes.boot_id(), uptime_s=clock.steady())

@@ -61,6 +61,13 @@ def _run(unit: Unit) -> int:
 
 
 def _with_lease(unit: Unit, lease: leases.Lease, since: float) -> int:
+    if owner := adoption.elsewhere(unit, lease):
+        lease.leave()
+        unit.say(
+            f"attempt {owner['attempt']} may still run on host {owner['remote'].get('host')}; go on with "
+            f"`--profile ansible`, or, if that host is gone for good, `ripresa release {unit.target}`"
+        )
+        return GAVE_UP
     adoption.close_interrupted(unit, lease)
     lease.write({**processes.me(), "target": unit.target, "session": unit.session})
     last = attempts.last(unit.run, unit.target)

@@ -161,17 +161,21 @@ def _fits(rest: str, path: str) -> str | None:
     return None
 
 
-def main(arguments: list[str]) -> int:
-    """Run one library validator on one file; prints what is wrong and returns 1."""
-    kind, _, rest = arguments[0].partition(":")
+def wrong(validator: str, path: str) -> str | None:
+    """What a validator that needs libraries finds wrong with a file, in one line; None if nothing."""
+    kind, _, rest = validator.partition(":")
     validate = {"json": _json_schema, "csv": _csv, "fits": _fits}.get(kind)
     if validate is None:
-        print(f"unknown validator '{arguments[0]}'; use json, csv, fits, command or empty-ok")
-        return 1
+        return f"unknown validator '{validator}'; use json, csv, fits, command or empty-ok"
     try:
-        problem = validate(rest, arguments[1])
+        return validate(rest, path)
     except Exception as error:  # of whatever kind a library raises for a file or schema it cannot take
-        problem = f"cannot validate {os.path.basename(arguments[1])} as {arguments[0]}: {error!r}"
+        return f"cannot validate {os.path.basename(path)} as {validator}: {error!r}"
+
+
+def main(arguments: list[str]) -> int:
+    """Run one library validator on one file; prints what is wrong and returns 1."""
+    problem = wrong(arguments[0], arguments[1])
     if problem:
         print(problem)
     return 1 if problem else 0

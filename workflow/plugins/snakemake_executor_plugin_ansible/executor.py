@@ -1,0 +1,69 @@
+"""What Snakemake calls; the work is done by `watch`, imported when there are jobs for hosts only."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any
+
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+
+if TYPE_CHECKING:
+    from snakemake_executor_plugin_ansible.watch import Watch
+
+_TURN_S = 1.0
+"""The longest time between two turns; whatever happens on a host brings the next one about at once."""
+
+
+class Executor(RemoteExecutor):
+    """Runs jobs on the hosts of an Ansible inventory, and takes over what earlier controllers sent there."""
+
+    _watch: "Watch | None" = None
+    """None until `__post_init__`, before which Snakemake starts the thread that watches."""
+
+    def __post_init__(self) -> None:
+        from snakemake_executor_plugin_ansible.watch import Watch
+
+        # `cores`, which a plain call needs, is that of this machine and would cut the threads of jobs.
+        self.workflow.global_resources["_cores"] = None
+        settings = self.workflow.executor_settings
+        self._watch = Watch(settings.inventory if settings else None, self, self.logger)
+
+    def run_jobs(self, jobs: list[Any]) -> None:
+        """Take jobs in; the thread that watches sends them."""
+        assert self._watch is not None
+        for job in jobs:
+            self.run_job_pre(job)
+        self._watch.take(jobs, self.workflow, self.format_job_exec)
+
+    def run_job(self, job: Any) -> None:
+        """Take one job in."""
+        self.run_jobs([job])
+
+    async def check_active_jobs(
+        self, active_jobs: list[SubmittedJobInfo]
+    ) -> AsyncGenerator[SubmittedJobInfo, None]:
+        """One turn. What is active is known by unit, so nothing is handed back."""
+        if self._watch is not None:
+            self._watch.turn()
+        for nothing in active_jobs[:0]:
+            yield nothing
+
+    async def sleep(self) -> None:
+        """Until something happens."""
+        if self._watch is None:
+            await asyncio.sleep(0.05)
+        else:
+            await asyncio.to_thread(self._watch.wait, _TURN_S)
+
+    def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
+        """End what this call runs."""
+        if self._watch is not None:
+            self._watch.cancel()
+
+    def shutdown(self) -> None:
+        """Leave nothing on the hosts, and end the connections."""
+        if self._watch is not None:
+            self._watch.wake()
+        super().shutdown()
+        if self._watch is not None:
+            self._watch.close()

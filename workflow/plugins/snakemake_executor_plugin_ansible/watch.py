@@ -1,0 +1,341 @@
+"""Turns: take in what is offered, adopt or place it, tell Snakemake what became of it.
+
+All decisions are made by the one thread that Snakemake starts for watching; the links to the hosts only tell it
+when something happened there.
+"""
+
+import logging
+import os
+import socket
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+
+from ripresa.hosts import visited
+from ripresa.hosts.client import Client
+from ripresa.hosts.fleet import Fleet, Room, impossible
+from ripresa.hosts.link import Link, Notify
+from ripresa.hosts.parcel import Parcel
+from ripresa.hosts.transport import PatternError, Transport
+from ripresa.hosts.work import Shipper
+from ripresa.journal.paths import Run
+from ripresa.recovery import breaker, policy
+from ripresa.recovery.dispatch import HELD, PUBLISHED, Sent
+from snakemake_executor_plugin_ansible.jobs import Offer, offer
+from snakemake_executor_plugin_ansible.plain import BOOKS
+
+_BEAT_S = 5.0
+_LATER_S = 10.0
+"""How long anything is put off while the journal cannot be written."""
+_HELD_S = 1.0
+_REOPEN_S = 30.0
+"""How often a host that cannot be used is asked again on behalf of units that may go to several."""
+_CANCEL_S = 10.0
+"""How long cancelled units may take beyond their grace."""
+_LOST_S = 3900.0
+"""Without a policy a host that does not answer is waited for as long as the default policy waits for a network."""
+
+
+class Snakemake(Protocol):
+    """Who is told what becomes of the jobs."""
+
+    def report_job_submission(self, job_info: SubmittedJobInfo) -> None:
+        """It runs from now on."""
+
+    def report_job_success(self, job_info: SubmittedJobInfo) -> None:
+        """Its outputs are there."""
+
+    def report_job_error(self, job_info: SubmittedJobInfo, msg: str | None = None) -> None:
+        """It failed."""
+
+
+class Watch:
+    """The jobs of one call of snakemake on the hosts of an inventory."""
+
+    def __init__(self, inventory: str | None, snakemake: Snakemake, logger: logging.Logger) -> None:
+        directory = os.environ.get("RIPRESA_RUN")
+        self._run = Run(os.path.relpath(directory)) if directory else None
+        self._session = os.environ.get("RIPRESA_SESSION", "none")
+        self._snakemake = snakemake
+        self._logger = logger
+        self._directory = tempfile.mkdtemp(prefix="ripresa-")
+        """For sockets, whose paths must be short, and what comes back."""
+        self._transport = Transport([inventory] if inventory else [], self._directory, logger.warning)
+        self._shipper = Shipper()
+        self._links: dict[str, Link] = {}
+        self._opened: dict[str, float] = {}
+        self._fleet = Fleet()
+        self._lock = threading.Lock()
+        self._offered: list[Offer] = []
+        self._queued: list[Offer] = []
+        self._running: dict[str, Offer] = {}
+        self._settled: SimpleQueue[tuple[Parcel, str]] = SimpleQueue()
+        self._bell = threading.Event()
+        self._beaten = time.monotonic()
+        self._lost: set[str] = set()
+        self._paused_until = 0.0
+        self._cancelled = False
+
+    def take(self, jobs: Sequence[Any], workflow: Any, in_snakemake: Callable[[Any], str]) -> None:
+        """Take jobs in, from any thread."""
+        offers = [offer(job, workflow, in_snakemake) for job in jobs]
+        with self._lock:
+            self._offered += offers
+        self._bell.set()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until something happens, or that long."""
+        self._bell.wait(seconds)
+        self._bell.clear()
+
+    def wake(self) -> None:
+        """End a `wait`."""
+        self._bell.set()
+
+    def turn(self) -> None:
+        """Do what there is to do now."""
+        self._hear()
+        with self._lock:
+            self._queued += self._offered
+            self._offered = []
+        now = time.monotonic()
+        if now - self._beaten > _BEAT_S:
+            self._beaten = now
+            for one in [*self._running.values(), *self._queued]:
+                one.task.beat()
+        if now < self._paused_until:
+            return
+        try:
+            self._place()
+        except OSError as error:
+            # A full disk, most likely. What cannot be written down must not be done; what runs goes on.
+            self._logger.warning(f"cannot use the journal: {error}; trying again in {_LATER_S:.0f} s")
+            self._paused_until = now + _LATER_S
+
+    def cancel(self) -> None:
+        """End what this call runs, and wait until it has ended."""
+        self._cancelled = True
+        for link in self._links.values():
+            link.cancel([one.target for one in self._running.values() if one.host == link.name])
+        end = time.monotonic() + _CANCEL_S + float(os.environ.get("RIPRESA_GRACE_S", 10.0))
+        while self._running and time.monotonic() < end:
+            self.wait(0.2)
+            self._hear()
+
+    def close(self) -> None:
+        """Let go of all units, remove what is left on the hosts, end the connections."""
+        self._cancelled = True
+        for one in [*self._running.values()]:
+            one.task.leave()
+        for one in self._queued:
+            if one.adopts is not None:
+                one.task.leave()
+            else:
+                one.task.release()
+        self._clean()
+        for link in self._links.values():
+            link.close()
+        self._transport.close()
+        try:
+            os.rmdir(self._directory)
+        except OSError:
+            return  # what another thread still writes there goes with the machine's temporary files
+
+    def _clean(self) -> None:
+        """Tear down, also what earlier controllers left: unless units were left running there on purpose."""
+        busy = {one.host for one in self._running.values()}
+        left = visited.hosts(self._books())
+        for host in left:
+            link = self._links.get(host)
+            if host in busy or (link is not None and link.down is not None):
+                continue
+            try:
+                link = link or self._link(host)
+            except PatternError:
+                continue  # it is in the inventory no more
+            problem = link.clean()
+            if problem is None:
+                visited.leave(self._books(), host)
+            else:
+                self._logger.warning(f"host {host} is not cleaned up: {problem}; the next call tries again")
+
+    def _hear(self) -> None:
+        """Tell Snakemake what became of the units that settled."""
+        while True:
+            try:
+                parcel, outcome = self._settled.get_nowait()
+            except Empty:
+                return
+            one = self._running.pop(parcel.task.target, None)
+            if one is not None:
+                self._finish(one, outcome)
+
+    def _finish(self, one: Offer, outcome: str) -> None:
+        if one.host is not None:
+            self._fleet.remove(one.host, one.target)
+        one.task.release()
+        info = one.info or SubmittedJobInfo(one.job)
+        if outcome == PUBLISHED:
+            self._snakemake.report_job_success(info)
+            return
+        last = one.task.outcome()
+        known = f"{last.get('failure_class')}: {last.get('evidence')}" if last.get("attempt") else None
+        text = known or last.get("evidence") or outcome
+        self._snakemake.report_job_error(info, msg=f"{one.target}: {text}. ")
+
+    def _place(self) -> None:
+        self._fleet.new_round()
+        self._note_lost()
+        queued, self._queued = self._queued, []
+        now = time.monotonic()
+        for number, one in enumerate(queued):
+            if self._cancelled:
+                self._queued += queued[number:]
+                return
+            try:
+                if one.not_before > now or not self._try(one):
+                    self._queued.append(one)
+            except OSError:
+                self._queued += queued[number:]
+                raise
+
+    def _try(self, one: Offer) -> bool:
+        """Bring one unit on its way, or to its end; False if it has to wait."""
+        if not one.taken:
+            standing = one.task.take()
+            if standing == HELD:
+                one.not_before = time.monotonic() + _HELD_S
+                return False
+            if isinstance(standing, str):
+                self._finish(one, standing)
+                return True
+            one.taken, one.adopts = True, standing
+        if one.adopts is not None:
+            return self._adopt(one, one.adopts)
+        wait_s = one.task.wait_s()
+        if wait_s > 0:
+            one.not_before = time.monotonic() + wait_s
+            return False
+        try:
+            rooms = self._rooms(one)
+        except ValueError as error:
+            self._reject(one, str(error))
+            return True
+        if rooms is None:
+            return False
+        host = self._fleet.choose(rooms, one.needs, one.task.is_let_through)
+        if host is None:
+            if why := impossible(rooms, one.needs):
+                self._reject(one, why)
+                return True
+            return False
+        self._send(one, one.task.begin(host, uuid.uuid4().hex))
+        return True
+
+    def _adopt(self, one: Offer, sent: Sent) -> bool:
+        try:
+            self._link(sent.host)
+        except PatternError as error:
+            self._follow(one, sent.host)
+            gone = f"an attempt of it was sent to host {sent.host}: {error}"
+            self._settled.put((_parcel(one, sent, self._session), one.task.lose(sent, "node", gone, give_up=gone)))
+            return True
+        self._logger.info(f"{one.target}: going on with its attempt on host {sent.host}")
+        self._send(one, sent, adopted=True)
+        return True
+
+    def _send(self, one: Offer, sent: Sent, *, adopted: bool = False) -> None:
+        link = self._link(sent.host)
+        visited.visit(self._books(), sent.host)
+        self._follow(one, sent.host)
+        link.start(_parcel(one, sent, self._session, adopted=adopted))
+
+    def _follow(self, one: Offer, host: str) -> None:
+        """From now on Snakemake takes the job for running."""
+        one.host = host
+        self._fleet.put(host, one.target, one.needs)
+        self._running[one.target] = one
+        one.info = SubmittedJobInfo(one.job, external_jobid=host)
+        self._snakemake.report_job_submission(one.info)
+
+    def _reject(self, one: Offer, text: str) -> None:
+        """The inventory has no host for a unit."""
+        sent = one.task.begin("none", uuid.uuid4().hex)
+        self._finish(one, one.task.lose(sent, "configuration", text))
+
+    def _rooms(self, one: Offer) -> dict[str, Room] | None:
+        """What the hosts that a unit may go to have in all; None while that is not known yet.
+
+        Raises ValueError, PatternError too, in one line if there is none.
+        """
+        links = [self._link(name) for name in self._transport.hosts(one.pattern)]
+        if one.needs.shared and not (links := [link for link in links if link.shared]):
+            raise ValueError(
+                f"rule {one.job.name} needs Snakemake around it (script, run, wrapper, ...), and none of the hosts "
+                f"{one.pattern} shares the file system (ripresa_shared); make it a shell rule or a local rule"
+            )
+        usable = [link for link in links if link.down is None]
+        unknown = [link for link in usable if link.facts is None]
+        for link in [*unknown, *(link for link in links if link.down is not None)]:
+            if time.monotonic() - self._opened.get(link.name, float("-inf")) > _REOPEN_S:
+                self._opened[link.name] = time.monotonic()
+                link.open()
+        known = [link for link in usable if link.facts is not None]
+        if known or unknown:
+            return {link.name: Room.of(link.facts or {}, link.host.variables) for link in known} or None
+        # All are down. The attempt says so, and the policy when to try again.
+        return {link.name: Room(1 << 20, float("inf")) for link in links}
+
+    def _link(self, name: str) -> Link:
+        """The link to a host; raises PatternError if the inventory does not have it."""
+        link = self._links.get(name)
+        if link is None:
+            host = self._transport.hosts(name)[name]
+            client = Client(self._transport, host, self._run_name())
+            notify = Notify(self._settle, self._bell.set, self._logger.warning)
+            link = Link(client, self._shipper, self._directory, notify, lost_s=self._lost_s())
+            self._links[name] = link
+        return link
+
+    def _settle(self, parcel: Parcel, outcome: str) -> None:
+        self._settled.put((parcel, outcome))
+        self._bell.set()
+
+    def _note_lost(self) -> None:
+        """Let the units of a host that is lost come at once to be told so: nothing is to be waited for."""
+        for link in self._links.values():
+            if not link.lost:
+                self._lost.discard(link.name)
+            elif link.name not in self._lost and self._run is not None:
+                self._lost.add(link.name)
+                breaker.update(self._run, lambda book, name=link.name: breaker.forget(book, f"host:{name}"))
+
+    def _lost_s(self) -> float:
+        """As long as the policy waits for a network in all."""
+        if self._run is None:
+            return _LOST_S
+        rules = policy.load(self._run)
+        delays = rules["classes"].get("network", {}).get("delays_min") or []
+        return sum(60.0 * delay for delay in delays) * float(rules.get("time_scale", 1.0))
+
+    def _books(self) -> Run:
+        return self._run or Run(BOOKS)
+
+    def _run_name(self) -> str:
+        """The name of the run on hosts, which runs of other controllers do not have."""
+        books = self._books()
+        place = f"{socket.gethostname()}:{os.path.abspath(books.dir)}"
+        return f"{books.run_id}-{sha256(place.encode()).hexdigest()[:12]}"
+
+
+def _parcel(one: Offer, sent: Sent, session: str, *, adopted: bool = False) -> Parcel:
+    return Parcel(one.task, sent, one.make(sent), session, adopted=adopted)
+
+

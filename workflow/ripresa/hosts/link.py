@@ -1,0 +1,428 @@
+"""The connection to one host: what is to start there, what runs there, and what came of it.
+
+Calls wait for the host, so threads make them: up to four start work, one follows what runs. A call that starts
+work waits a moment for its end, so that a short unit costs one call; what takes longer is followed by one
+call for all, which the host answers when one of them ends. No answer says nothing about what runs there: while
+a host cannot be reached nothing is concluded of what it may have begun, until it counts as lost.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from ripresa.hosts import parcel as answers
+from ripresa.hosts.client import Answer, Client, Refused, unpacked
+from ripresa.hosts.parcel import Parcel, archive
+from ripresa.hosts.transport import Unreachable
+from ripresa.hosts.work import File, Shipper, Unshippable
+from ripresa.journal import clock
+from ripresa.recovery.dispatch import PUBLISHED
+
+_LANES = 4
+_BATCH = 8
+_MOMENT_S = 0.5
+"""How long a call that starts work waits for its end."""
+_WATCH_S = 20.0
+"""How long the call that follows waits for an end."""
+_FORGET_S = 0.2
+"""How long what is to be forgotten waits for a call that goes there anyway."""
+_AGAIN_S, _AGAIN_MOST_S = 1.0, 30.0
+_LOCAL_S = 10.0
+"""How long results wait while they cannot be written here."""
+
+
+class Down(NamedTuple):
+    """Why a host cannot be used."""
+
+    failure_class: str
+    evidence: str
+    since: float
+    """By `time.monotonic`."""
+    at: str
+
+
+class Notify(NamedTuple):
+    """Whom a link tells what; called from its threads."""
+
+    settled: Callable[[Parcel, str], None]
+    """A parcel, and the outcome of its attempt."""
+    changed: Callable[[], None]
+    """The host became known, or was lost or found."""
+    say: Callable[[str], None]
+
+
+class Link:
+    """One host as the controller sees it. ``directory`` takes up archives, after ``lost_s`` it counts as lost."""
+
+    def __init__(
+        self, client: Client, shipper: Shipper, directory: str, notify: Notify, *, lost_s: float
+    ) -> None:
+        self.host = client.host
+        self.name = client.host.name
+        self.shared = bool(client.host.variables.get("ripresa_shared", False))
+        self.facts: Mapping[str, Any] | None = None
+        """What the host says of itself; None before it was reached."""
+        self.down: Down | None = None
+        self._client = client
+        self._shipper = shipper
+        self._directory = directory
+        self._notify = notify
+        self._lost_s = lost_s
+        self._lanes = ThreadPoolExecutor(_LANES, thread_name_prefix=f"to {self.name}")
+        self._busy = 0
+        self._state = threading.Condition()
+        self._queue: list[Parcel] = []
+        self._followed: dict[str, Parcel] = {}
+        self._doubtful: list[Parcel] = []
+        """What may have begun, to be asked for when the host answers again."""
+        self._forgets: list[dict[str, Any]] = []
+        self._following = False
+        self._closed = False
+        threading.Thread(target=self._watch, name=f"on {self.name}", daemon=True).start()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the host has been unreachable for so long that nothing waits for it any more."""
+        down = self.down
+        return down is not None and time.monotonic() - down.since > self._lost_s
+
+    def open(self) -> None:
+        """Ask the host what it is, in the background."""
+        self._employ(self._ask)
+
+    def start(self, parcel: Parcel) -> None:
+        """Have an attempt executed, or followed if it runs there already."""
+        with self._state:
+            self._queue.append(parcel)
+        self._employ(self._launch_all)
+
+    def cancel(self, targets: Iterable[str]) -> None:
+        """Have attempts ended: they settle as cancelled."""
+        wanted = set(targets)
+        with self._state:
+            waiting = [one for one in self._queue if one.task.target in wanted]
+            self._queue = [one for one in self._queue if one.task.target not in wanted]
+            running = [one for one in self._followed.values() if one.task.target in wanted]
+        for parcel in waiting:
+            self._lose(parcel, "cancelled", "told to end before it began")
+        if running:
+            try:
+                self._call([one.named("cancel") for one in running])
+            except (Unreachable, Refused) as error:
+                self._notify.say(f"host {self.name}: not cancelled there: {error.evidence}")
+
+    def close(self) -> None:
+        """Stop; what runs on the host goes on."""
+        with self._state:
+            self._closed = True
+            self._queue.clear()
+            self._state.notify_all()
+        self._lanes.shutdown(wait=False, cancel_futures=True)
+
+    def clean(self) -> str | None:
+        """Remove all of this run from the host, ending what may still run there; why not, if not."""
+        try:
+            result = self._call([{"op": "clean", "kill": True}])[0]["done"][0]
+        except (Unreachable, Refused) as error:
+            return error.evidence
+        return str(result["evidence"]) if "error" in result else None
+
+    # All below runs in the threads.
+
+    def _employ(self, work: Callable[[], None]) -> None:
+        with self._state:
+            if self._closed or self._busy >= _LANES:
+                return  # a busy lane looks at the queue before it ends
+            self._busy += 1
+            self._lanes.submit(self._lane, work)
+
+    def _lane(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+            self._launch_all()
+        except Exception as error:  # a mistake of ours must be seen, and must not stop the other lanes
+            self._notify.say(f"host {self.name}: internal error: {type(error).__name__}: {error}")
+            with self._state:
+                self._busy -= 1
+            raise
+
+    def _ask(self) -> None:
+        try:
+            self._call([])
+        except (Unreachable, Refused):
+            return  # `down` says so
+
+    def _launch_all(self) -> None:
+        while True:
+            with self._state:
+                batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
+                if not batch or self._closed:
+                    self._busy -= 1
+                    return
+            self._launch(batch)
+
+    def _launch(self, batch: list[Parcel]) -> None:
+        ready: list[tuple[Parcel, list[File]]] = []
+        for parcel in batch:
+            try:
+                ready.append((parcel, [] if self.shared else self._shipper.files(parcel.work)))
+            except Unshippable as error:
+                self._lose(parcel, "configuration", str(error))
+            except OSError as error:
+                self._lose(parcel, "data", f"cannot read an input: {error}")
+        parcels = [parcel for parcel, _ in ready]
+        if not parcels:
+            return
+        try:
+            self._client.put(file for _, files in ready for file in files)
+            self._start(ready)
+        except (Unreachable, Refused) as error:
+            self._fell(error)
+            self._failed(parcels, error)
+        except OSError as error:
+            for parcel in parcels:
+                self._lose(parcel, "data", f"cannot read an input: {error}")
+
+    def _start(self, ready: Sequence[tuple[Parcel, list[File]]]) -> None:
+        directory = os.getcwd() if self.shared else None
+        orders = [parcel.order(files, directory) for parcel, files in ready]
+        follow = {parcel.key: parcel.sent.token for parcel, _ in ready}
+        try:
+            answer, results = self._call(orders, follow, wait_s=_MOMENT_S)
+        except (Unreachable, Refused) as error:
+            for parcel, _ in ready:
+                parcel.in_doubt |= error.sent
+            raise
+        steps = [(parcel, parcel.understand(result)) for (parcel, _), result in zip(ready, results, strict=True)]
+        with self._state:
+            for parcel, step in steps:
+                parcel.in_doubt = False
+                if step == answers.FOLLOW:
+                    self._followed[parcel.key] = parcel
+        self._take(answer)
+        for (parcel, step), result, (_, files) in zip(steps, results, ready, strict=True):
+            if step == answers.FAILED:
+                self._lose(parcel, result["error"], f"host {self.name}: {result['evidence']}")
+            elif step != answers.FOLLOW:
+                self._start_again(parcel, step, result, files)
+            elif parcel.unwanted:
+                self.cancel([parcel.task.target])
+        self._ring()
+
+    def _start_again(self, parcel: Parcel, step: str, result: Mapping[str, Any], files: list[File]) -> None:
+        """What is in the way of an attempt there goes first."""
+        if step == answers.SEND_FILES:
+            self._client.forgot(result["files"])
+        else:
+            op = "forget" if step == answers.AGAIN else "cancel"
+            self._call([{"op": op, "key": parcel.key, "token": result["token"], "keep": False}])
+            if step == answers.STOP_OTHER:
+                time.sleep(_AGAIN_S)
+        with self._state:
+            self._queue.append(parcel)
+
+    def _failed(self, parcels: Iterable[Parcel], error: Unreachable | Refused) -> None:
+        for parcel in parcels:
+            if parcel.in_doubt:
+                with self._state:
+                    self._doubtful.append(parcel)
+                    self._state.notify_all()
+            else:
+                give_up = self._why_lost() if self.lost else None
+                self._lose(parcel, "node" if give_up else error.failure_class, error.evidence, give_up=give_up)
+
+    def _ring(self) -> None:
+        """Have the call that follows come back, if it does not know of all that there is to follow."""
+        with self._state:
+            self._state.notify_all()
+            needed = self._following and bool(self._followed)
+        if needed:
+            self._call([{"op": "ring"}])
+
+    def _watch(self) -> None:
+        pause = _AGAIN_S
+        while True:
+            with self._state:
+                while not (self._closed or self._followed or self._doubtful or self._forgets):
+                    self._state.wait()
+                if self._closed:
+                    return
+                if not self._followed and not self._doubtful and self.down is None:
+                    self._state.wait(_FORGET_S)
+                follow = {key: parcel.sent.token for key, parcel in self._followed.items()}
+                self._following = True
+            try:
+                answer, _ = self._call([], follow, wait_s=_WATCH_S)
+            except (Unreachable, Refused):
+                answer = None
+            finally:
+                with self._state:
+                    self._following = False
+            if answer is not None:
+                pause = _AGAIN_S
+                self._resend()
+                self._take(answer)
+                continue
+            if self.lost:
+                self._give_up()
+            with self._state:
+                if not self._closed:
+                    self._state.wait(pause)
+            pause = min(2 * pause, _AGAIN_MOST_S)
+
+    def _resend(self) -> None:
+        with self._state:
+            doubtful, self._doubtful = self._doubtful, []
+        for parcel in doubtful:
+            self.start(parcel)
+
+    def _give_up(self) -> None:
+        with self._state:
+            gone = [*self._followed.values(), *self._doubtful]
+            self._followed.clear()
+            self._doubtful.clear()
+            self._forgets.clear()
+        evidence = self.down.evidence if self.down else ""
+        for parcel in gone:
+            over = _is_over(parcel)
+            self._lose(parcel, "node", evidence, give_up=None if over else self._why_lost(begun=True))
+        self._notify.changed()
+
+    def _why_lost(self, *, begun: bool = False) -> str:
+        assert self.down is not None
+        more = "; whether the command still runs there is not known" if begun else ""
+        return f"host {self.name} has not answered since {self.down.at}{more}"
+
+    def _take(self, answer: Answer) -> None:
+        """Take what the host says of what runs there."""
+        for key, state in answer["units"].items():
+            parcel = self._followed.get(key)
+            if parcel is None:
+                continue
+            if state["state"] == "running":
+                told = state.get("progress") or {}
+                if told and told != parcel.progress:
+                    parcel.progress = told
+                    parcel.task.progress(parcel.sent, told)
+            elif state["state"] == "ended":
+                self._harvest(parcel, state)
+            elif self._unfollow(parcel):
+                self._lose(parcel, "node", f"host {self.name} has no trace of the attempt any more")
+
+    def _harvest(self, parcel: Parcel, state: Mapping[str, Any]) -> None:
+        """Bring back what an ended attempt made and printed, and settle it."""
+        if not self._unfollow(parcel):
+            return  # the other kind of call has it
+        result, sent = state["result"], parcel.sent
+        outputs = None
+        try:
+            if parcel.unwanted:
+                outcome = parcel.task.lose(sent, "preempted", "its command has changed since it was sent")
+            else:
+                self._bring(parcel, state, "log", parcel.task.log(sent.attempt), result.get("log_size"))
+                if result.get("outputs_size"):
+                    outputs = archive(self._directory, parcel)
+                    self._bring(parcel, state, "outputs", outputs, result["outputs_size"])
+                outcome = parcel.task.conclude(sent, result, outputs, self._most())
+        except (Unreachable, Refused) as error:
+            self._fell(error)
+            self._refollow(parcel, 0.0)
+            return
+        except OSError as error:
+            self._notify.say(f"{parcel.task.target}: cannot take in its results: {error}; trying again")
+            self._refollow(parcel, _LOCAL_S)
+            return
+        finally:
+            if outputs is not None and os.path.lexists(outputs):
+                os.unlink(outputs)
+        with self._state:
+            self._forgets.append(parcel.named("forget", keep=outcome != PUBLISHED))
+            self._state.notify_all()
+        self._notify.settled(parcel, outcome)
+
+    def _bring(
+        self, parcel: Parcel, state: Mapping[str, Any], what: str, path: str, size: int | None
+    ) -> None:
+        if what in state:
+            with open(path, "wb") as file:
+                file.write(unpacked(state[what]))
+        elif size:
+            self._client.fetch(parcel.key, parcel.sent.token, what, path)
+
+    def _refollow(self, parcel: Parcel, after_s: float) -> None:
+        time.sleep(after_s)
+        with self._state:
+            self._followed[parcel.key] = parcel
+            self._state.notify_all()
+
+    def _unfollow(self, parcel: Parcel) -> bool:
+        with self._state:
+            if self._followed.get(parcel.key) is not parcel:
+                return False
+            del self._followed[parcel.key]
+            return True
+
+    def _lose(
+        self, parcel: Parcel, failure_class: str, evidence: str, *, give_up: str | None = None
+    ) -> None:
+        outcome = parcel.task.lose(parcel.sent, failure_class, evidence, give_up=give_up)
+        self._notify.settled(parcel, outcome)
+
+    def _call(
+        self,
+        do: Sequence[Mapping[str, Any]],
+        follow: Mapping[str, str] | None = None,
+        *,
+        wait_s: float = 0.0,
+    ) -> tuple[Answer, list[dict[str, Any]]]:
+        """One call, which also carries what is pending; returns its answer, and the results of ``do``."""
+        with self._state:
+            first = [*self._forgets]
+            self._forgets = []
+        if self.facts is None:
+            first.append({"op": "hello"})
+        try:
+            answer = self._client.exchange([*first, *do], follow, wait_s=wait_s)
+        except (Unreachable, Refused) as error:
+            with self._state:
+                self._forgets[:0] = [op for op in first if op["op"] == "forget"]
+            self._fell(error)
+            raise
+        results = answer["done"]
+        self._reached(results[len(first) - 1] if self.facts is None else None)
+        return answer, results[len(first) :]
+
+    def _reached(self, facts: Mapping[str, Any] | None) -> None:
+        news = self.down is not None or facts is not None
+        if self.down is not None:
+            self._notify.say(f"host {self.name} answers again")
+            self.down = None
+        if facts is not None and "error" not in facts:
+            self.facts = facts
+        if news:
+            with self._state:
+                self._state.notify_all()
+            self._notify.changed()
+
+    def _fell(self, error: Unreachable | Refused) -> None:
+        if self.down is None:
+            self.down = Down(error.failure_class, error.evidence, time.monotonic(), clock.iso())
+            self._notify.say(f"host {self.name} cannot be used: {error.evidence}")
+            self._notify.changed()
+
+    def _most(self) -> dict[str, float]:
+        facts = self.facts or {}
+        return {"mem_mb": float(facts["mem_mb"])} if facts.get("mem_mb") else {}
+
+
+def _is_over(parcel: Parcel) -> bool:
+    """Whether a command must have ended by now because its host enforces a limit."""
+    limits = parcel.work.limits
+    wall_s = limits.get("wall_s")
+    if not wall_s:
+        return False
+    spare_s = float(limits.get("grace_s") or 0.0) + 60.0
+    return time.time() - clock.seconds(parcel.sent.started) > float(wall_s) + spare_s
