@@ -1,0 +1,31 @@
+"""Where the sockets of a relay lie: a private folder with a short path, as one of a socket has 108 bytes at most."""
+
+import hashlib
+import os
+import tempfile
+
+LONGEST = 40
+"""Bytes of a temporary directory's path that leave room for a control socket: ssh adds 17 to its name at first."""
+
+
+class Folder:
+    """The folder of one relay and the names in it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.socket = os.path.join(path, "socket")
+        self.masters = os.path.join(path, "masters")
+
+    @classmethod
+    def make(cls) -> "Folder":
+        """A new one, 0700."""
+        where = tempfile.gettempdir()
+        return cls(tempfile.mkdtemp(prefix="ripresa-", dir=where if len(os.fsencode(where)) <= LONGEST else "/tmp"))
+
+    def masters_of(self, host: str) -> str:
+        """Where the control sockets of a host lie. Hosts of one address behind different jump hosts stay apart."""
+        return os.path.join(self.masters, hashlib.sha256(host.encode()).hexdigest()[:8])
+
+    def runner(self, directory: str) -> str:
+        """What ansible-runner writes to, in the directory of the transport."""
+        return os.path.join(directory, f"runner-{os.path.basename(self.path)}")
