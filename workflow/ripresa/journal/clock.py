@@ -1,5 +1,7 @@
 """Times as the journal writes them: ISO 8601 in UTC, with microseconds."""
 
+from __future__ import annotations
+
 import time
 
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)

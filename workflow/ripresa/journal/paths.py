@@ -1,5 +1,7 @@
 """Where the files of a run live (contract C3)."""
 
+from __future__ import annotations
+
 import os
 
 _MAX_NAME = 200  # bytes

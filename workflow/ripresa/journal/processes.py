@@ -1,5 +1,7 @@
 """Who is alive: processes named so that a reused pid or a reboot is never taken for the owner."""
 
+from __future__ import annotations
+
 import os
 
 Owner = dict[str, object]

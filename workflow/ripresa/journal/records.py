@@ -27,7 +27,7 @@ def dumps(value: Any) -> str:
         return float.__repr__(value) if value - value == 0 else "null"
     if isinstance(value, dict):
         return "{" + ",".join(f"{dumps(str(key))}:{dumps(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(dumps, value)) + "]"
     return '"' + str(value).translate(_ESCAPES) + '"'
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 
 from ripresa.journal import attempts, clock, leases, processes, publish, records
 from ripresa.journal.events import emit
 from ripresa.recovery import execution, signals
 from ripresa.recovery.attempt import new_record
+from ripresa.recovery.orphans import end_orphans
 from ripresa.recovery.progress import Progress
 from ripresa.recovery.unit import Unit
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 _POLL_S = 0.2
-_KILLED_S = 5.0
 _INTERRUPTED = 20
 _WRITES = (">", ">>", "&>", ">|", ">&")
 _MISSED = 1000
@@ -39,7 +38,7 @@ class Vigil:
         living = processes.alive(holder) if holder else None
         if living is False:
             # Its guard was killed, so what the command goes on to write would never be published.
-            _end_orphans(holder)
+            end_orphans(holder)
         if living and processes.stopped(holder["pid"]) and holder["pid"] in processes.holders(self.path):
             # It could neither publish nor end. Who calls again wants the campaign to go on.
             processes.kill(int(holder["pid"]), signals.SIGCONT)
@@ -51,36 +50,6 @@ class Vigil:
             if holder["pid"] in processes.holders(self.path):
                 processes.kill(int(holder["pid"]), signals.SIGTERM)
         return not execution.pause(_POLL_S)
-
-
-def _end_orphans(holder: dict[str, Any]) -> None:
-    """Kill what is left of an attempt whose guard is gone, if this is the boot it ran in."""
-    if holder.get("host") != os.uname().nodename or holder.get("boot_id") != processes.boot_id():
-        return
-    end = time.monotonic() + _KILLED_S
-    while (left := _orphans(holder)) and time.monotonic() < end:
-        # Stopped first: a shell that sees its child die goes on, if only for a moment.
-        for number in (signals.SIGSTOP, signals.SIGKILL):
-            for pid in left:
-                processes.kill(pid, number)
-        time.sleep(0.01)
-
-
-def _orphans(holder: dict[str, Any]) -> set[int]:
-    """The living processes of an attempt: its group, and what left that but still has the lifeline."""
-    found: set[int] = set()
-    group, lifeline = holder.get("group"), holder.get("lifeline")
-    if isinstance(group, int) and group > 1 and _is_group_of(group, holder):
-        found.update(processes.group(group))
-    if isinstance(lifeline, list) and len(lifeline) == 2:
-        found.update(processes.having_open(*lifeline))
-    return found
-
-
-def _is_group_of(group: int, holder: dict[str, Any]) -> bool:
-    """Whether the process group still is the one recorded: its leader was not replaced by a new process."""
-    started = processes.started(group)
-    return started is None or started == holder.get("group_started")
 
 
 def elsewhere(unit: Unit, lease: leases.Lease) -> dict[str, Any] | None:
@@ -100,7 +69,7 @@ def close_interrupted(unit: Unit, lease: leases.Lease) -> None:
     previous = lease.previous
     if not previous:
         return
-    _end_orphans(previous)
+    end_orphans(previous)
     number = previous.get("attempt")
     known = attempts.last(unit.run, unit.target).get("attempt", 0)
     if not isinstance(number, int) or not known < number <= known + _MISSED:

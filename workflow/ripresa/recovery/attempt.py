@@ -7,7 +7,7 @@ import time
 
 from ripresa.journal import attempts, clock, leases, processes, publish, records
 from ripresa.journal.events import emit
-from ripresa.recovery import validators
+from ripresa.recovery import circumstances, validators
 from ripresa.recovery.execution import Execution
 from ripresa.recovery.progress import Progress
 from ripresa.recovery.stall import Stall
@@ -142,7 +142,7 @@ def attempt(unit: Unit, lease: leases.Lease, number: int, devices: list[DeviceLe
         host=processes.node(),
     )
     began = time.monotonic()
-    oom_before = _oom_kills()
+    oom_before = circumstances.oom_kills()
     progress = Progress(unit.options.get("progress"), this.log, this.progress_file, unit.beat_s)
     job = this.execute(fill(unit.command, unit, this.staged), progress, unit.stall)
     progress.conclude()
@@ -165,7 +165,7 @@ def attempt(unit: Unit, lease: leases.Lease, number: int, devices: list[DeviceLe
         if invalid is None:
             return commit(unit, record, this.staged, began)
         failure_class, problem = invalid
-    oom_killed = _oom_kills() > oom_before
+    oom_killed = circumstances.oom_kills() > oom_before
     return fail(unit, record, this.log, failure_class, problem, oom_killed=oom_killed, began=began)
 
 
@@ -232,7 +232,7 @@ def fail(
     from ripresa.recovery import failure
 
     run, target = unit.run, unit.target
-    if full is None and failure.is_full(run.dir):
+    if full is None and circumstances.is_full(run.dir):
         full = f"the file system of {run.dir}"
     publish.discard(run, target)
     record["ended"] = clock.iso()
@@ -380,26 +380,3 @@ def fill(command: str, unit: Unit, staged: list[str]) -> str:
     for name, amount in unit.resources.items():
         command = command.replace(f"__RIPRESA_RESOURCE.{name}__", validators.quote(amount))
     return command
-
-
-def _oom_kills() -> int:
-    """Out-of-memory kills that the kernel counts in this control group (versions 1 and 2)."""
-    try:
-        with open("/proc/self/cgroup") as file:
-            groups = dict(line.rstrip("\n").split(":", 2)[1:] for line in file)
-    except (OSError, ValueError):
-        return 0
-    for path in (
-        f"/sys/fs/cgroup{groups.get('', '/')}/memory.events",
-        f"/sys/fs/cgroup/memory{groups.get('memory', '/')}/memory.oom_control",
-        # In a container the path may be that of the host, and what is mounted the group itself.
-        "/sys/fs/cgroup/memory/memory.oom_control",
-    ):
-        try:
-            with open(path) as file:
-                for line in file:
-                    if line.startswith("oom_kill "):
-                        return int(line.split()[1])
-        except (OSError, ValueError):
-            continue
-    return 0

@@ -65,6 +65,8 @@ class Execution:
         """Why the guard ended the command: ``cancelled``, ``time_limit``, ``hang``; None if it did not."""
         self.evidence: str | None = None
         self.cpu_s = 0.0
+        self.rss_mb = 0.0
+        """What the command's processes had in memory at the last look."""
         self.max_rss_mb = 0.0
         log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -225,6 +227,7 @@ class Execution:
             states.add(fields[0])
             if weak:
                 moved += processes.io_bytes(pid)
-        self.max_rss_mb = max(self.max_rss_mb, pages * _PAGE / 2**20)
+        self.rss_mb = pages * _PAGE / 2**20
+        self.max_rss_mb = max(self.max_rss_mb, self.rss_mb)
         self.cpu_s = max(self.cpu_s, ticks / _TICK_PER_S)
         return Activity(ticks / _TICK_PER_S, moved, states)

@@ -13,7 +13,6 @@ from ripresa.recovery import breaker, escalation, policy
 from ripresa.recovery.classifier import classify
 
 _HEAD, _TAIL = 256 * 1024, 256 * 1024
-_FULL = 16 * 1024
 _RETRY_AFTER = re.compile(
     r"retry[-_ ]after['\"]?\s*[:=]?\s*['\"]?(\d+(?:\.\d+)?)\s*(ms|s\b|sec|min|$|['\"},])?", re.I | re.M
 )
@@ -33,15 +32,6 @@ def read_log(path: str) -> str:
     except OSError:
         return ""
     return data.decode("utf-8", "replace")
-
-
-def is_full(directory: str) -> bool:
-    """Whether a file system has no space or no files left, as far as it tells."""
-    try:
-        there = os.statvfs(directory)
-    except OSError:
-        return False
-    return there.f_bavail * there.f_frsize < _FULL or (there.f_files > 0 and there.f_favail == 0)
 
 
 def retry_after(text: str) -> float | None:

@@ -19,7 +19,7 @@ class Stall:
     """How long a command may go without progress before it counts as hanging.
 
     ``most_s`` is the limit that holds without a history (None: there is none), ``source`` who set it:
-    ``declared``, ``configured`` or ``default``.
+    ``declared``, ``configured``, ``default`` or other words for it.
     """
 
     def __init__(self, most_s: float | None, source: str, history: History | None = None) -> None:
@@ -48,7 +48,7 @@ class Stall:
             self.limit_s = self.most_s
             if self.history is not None:
                 self.history.note("hung", silence_s)
-            return f"its limit of {self.most_s:g} s is {_WHOSE[self.source]}"
+            return f"its limit of {self.most_s:g} s is {_WHOSE.get(self.source, self.source)}"
         if self.history is None or blocked or silence_s < self.history.floor_s:
             return None
         learnt = self.history.limit()
