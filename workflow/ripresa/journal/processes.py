@@ -122,12 +122,18 @@ def io_bytes(pid: int) -> int:
     0 where the kernel does not tell (a process of another user). All other reading (``rchar``) is left out:
     every program that a shell starts reads its libraries, so a loop that waits would seem to work.
     """
+    counts = io_counts(pid)
+    return sum(counts.get(name, 0) for name in (b"wchar", b"read_bytes", b"write_bytes"))
+
+
+def io_counts(pid: int) -> dict[bytes, int]:
+    """The fields of /proc/PID/io by name; none where the kernel does not tell."""
     try:
         with open(f"/proc/{pid}/io", "rb") as file:
-            fields = dict(line.split(b": ") for line in file.read().splitlines())
-        return sum(int(fields[name]) for name in (b"wchar", b"read_bytes", b"write_bytes"))
-    except (OSError, ValueError, KeyError):
-        return 0
+            fields = (line.split(b": ") for line in file.read().splitlines())
+            return {name: int(value) for name, value in fields}
+    except (OSError, ValueError):
+        return {}
 
 
 def _stats() -> list[tuple[int, list[bytes]]]:

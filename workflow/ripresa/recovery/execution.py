@@ -21,6 +21,7 @@ STOP_SIGNALS = {signals.SIGTERM, signals.SIGINT}
 WARNINGS = {signals.SIGUSR1, signals.SIGUSR2}
 """Signals that batch systems send ahead of a time limit. They are for the command."""
 
+SHELL = "/bin/bash"
 _WATCHED = STOP_SIGNALS | WARNINGS | {signals.SIGCHLD}
 _LINGER_S = 1.0
 _KILLED_S = 5.0
@@ -74,7 +75,7 @@ class Execution:
             os.set_inheritable(fd, True)
         try:
             self.pid = os.posix_spawn(
-                "/bin/bash",
+                SHELL,
                 ["bash", "-c", "set -euo pipefail; " + command],
                 environment,
                 file_actions=[
@@ -217,11 +218,15 @@ class Execution:
         # What closes inherited files may still be in the group; asking for that first is cheap.
         return not self.lifeline.cut() or (self._signal_group(0) and bool(processes.group(self.pid)))
 
+    def _family(self) -> list[tuple[int, list[bytes]]]:
+        """The processes of the command, as `_sample` looks at them."""
+        return processes.family_stats(self.pid)
+
     def _sample(self, *, weak: bool) -> Activity:
         """What the command's processes do now, from /proc; the peaks of memory and CPU time are kept."""
         ticks = pages = moved = 0
         states = set()
-        for pid, fields in processes.family_stats(self.pid):
+        for pid, fields in self._family():
             ticks += sum(map(int, fields[11:15]))
             pages += int(fields[21])
             states.add(fields[0])
