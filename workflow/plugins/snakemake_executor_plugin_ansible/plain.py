@@ -105,9 +105,7 @@ class Plain:
         os.unlink(self.log(sent.attempt))
         return PUBLISHED
 
-    def lose(
-        self, sent: Sent, failure_class: str, evidence: str, *, give_up: str | None = None
-    ) -> str:
+    def lose(self, sent: Sent, failure_class: str, evidence: str, *, give_up: str | None = None) -> str:
         """As `Dispatch.lose`."""
         self._said = f"{failure_class}: {give_up or evidence}"
         return FAILED

@@ -245,7 +245,9 @@ class Watch:
         except PatternError as error:
             self._follow(one, sent.host)
             gone = f"an attempt of it was sent to host {sent.host}: {error}"
-            self._settled.put((_parcel(one, sent, self._session), one.task.lose(sent, "node", gone, give_up=gone)))
+            self._settled.put(
+                (_parcel(one, sent, self._session), one.task.lose(sent, "node", gone, give_up=gone))
+            )
             return True
         self._logger.info(f"{one.target}: going on with its attempt on host {sent.host}")
         self._send(one, sent, adopted=True)
@@ -337,5 +339,3 @@ class Watch:
 
 def _parcel(one: Offer, sent: Sent, session: str, *, adopted: bool = False) -> Parcel:
     return Parcel(one.task, sent, one.make(sent), session, adopted=adopted)
-
-

@@ -38,17 +38,23 @@ def answer(arguments: argparse.Namespace) -> Answer:
 def _release(run: Run, target: str) -> str | None:
     """Release one unit, keeping all guards out meanwhile; returns why not, if not."""
     unit = state.state_of(run, target)
-    if unit.state not in _STOPPED:
+    sent = unit.state == state.STALE and isinstance(
+        (leases.owner(run.lease(target)) or {}).get("remote"), dict
+    )
+    if unit.state not in _STOPPED and not sent:
         return f"is {unit.state}; only a unit that is {' or '.join(_STOPPED)} can be released"
     lease = leases.acquire(run, target)
     if lease is None:
         return "is being executed right now"
-    if lease.previous:
+    if lease.previous and not sent:
         os.close(lease.fd)  # the file stays: it is the only trace of an attempt that has no record yet
         return "was interrupted; `snakemake --rerun-incomplete` clears that up"
     try:
         last = attempts.last(run, target)
-        if last.get("decision") not in ("quarantine", "refused"):
+        if sent:
+            # Nobody will hear of that attempt any more, so its number is used up.
+            last = {**last, "attempt": (lease.previous or {}).get("attempt")}
+        elif last.get("decision") not in ("quarantine", "refused"):
             return "was released or executed just now"
         records.append(run.attempts(target), _record(run, target, last))
     finally:

@@ -145,7 +145,9 @@ class Client:
                 answer = json.loads(text)
             except ValueError:
                 # Cut in the middle: what was done there is asked for again.
-                raise Unreachable("network", f"the answer of host {self.host.name} was cut", sent=True) from None
+                raise Unreachable(
+                    "network", f"the answer of host {self.host.name} was cut", sent=True
+                ) from None
             if isinstance(answer, dict):
                 return answer
         raise _refusal(reply, self.host.name, "no answer")
@@ -174,5 +176,3 @@ def _refusal(reply: Reply, host: str, what: str) -> Refused:
     verdict = classify("\n".join(lines), exit_code=reply.exit_code, signal=None)
     failure_class = "environment" if verdict.failure_class == "unknown" else verdict.failure_class
     return Refused(failure_class, f"host {host}: {what}: {said}", sent=reply.exit_code > 128)
-
-

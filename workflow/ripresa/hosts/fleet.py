@@ -1,6 +1,6 @@
 """Which host a unit goes to: what hosts have, what is in use there, and who waits for one to become empty."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 
@@ -103,11 +103,11 @@ def impossible(rooms: Mapping[str, Room], needs: Needs) -> str | None:
     if not rooms or any(_could(room, needs) for room in rooms.values()):
         return None
     most = max(rooms, key=lambda host: rooms[host].mem_mb)
-    return f"asks for {needs.mem_mb:.0f} MB; {most} has {rooms[most].mem_mb:.0f} MB, and no other host has more"
+    return (
+        f"asks for {needs.mem_mb:.0f} MB; {most} has {rooms[most].mem_mb:.0f} MB, and no other host has more"
+    )
 
 
 def _could(room: Room, needs: Needs) -> bool:
     """Whether a unit fits into the empty host. More cores than there are it shares, as on this machine."""
     return needs.mem_mb <= room.mem_mb
-
-

@@ -196,7 +196,9 @@ class Link:
             for parcel, _ in ready:
                 parcel.in_doubt |= error.sent
             raise
-        steps = [(parcel, parcel.understand(result)) for (parcel, _), result in zip(ready, results, strict=True)]
+        steps = [
+            (parcel, parcel.understand(result)) for (parcel, _), result in zip(ready, results, strict=True)
+        ]
         with self._state:
             for parcel, step in steps:
                 parcel.in_doubt = False
@@ -232,7 +234,9 @@ class Link:
                     self._state.notify_all()
             else:
                 give_up = self._why_lost() if self.lost else None
-                self._lose(parcel, "node" if give_up else error.failure_class, error.evidence, give_up=give_up)
+                self._lose(
+                    parcel, "node" if give_up else error.failure_class, error.evidence, give_up=give_up
+                )
 
     def _ring(self) -> None:
         """Have the call that follows come back, if it does not know of all that there is to follow."""
@@ -365,9 +369,7 @@ class Link:
             del self._followed[parcel.key]
             return True
 
-    def _lose(
-        self, parcel: Parcel, failure_class: str, evidence: str, *, give_up: str | None = None
-    ) -> None:
+    def _lose(self, parcel: Parcel, failure_class: str, evidence: str, *, give_up: str | None = None) -> None:
         outcome = parcel.task.lose(parcel.sent, failure_class, evidence, give_up=give_up)
         self._notify.settled(parcel, outcome)
 

@@ -35,9 +35,7 @@ class Task(Protocol):
 class Parcel:
     """An attempt and what it executes. ``adopted``: an earlier controller sent it, so it may run there already."""
 
-    def __init__(
-        self, task: Task, sent: Sent, work: Work, session: str, *, adopted: bool = False
-    ) -> None:
+    def __init__(self, task: Task, sent: Sent, work: Work, session: str, *, adopted: bool = False) -> None:
         self.task = task
         self.sent = sent
         self.work = work

@@ -72,9 +72,7 @@ class Shipper:
         for path in _walk(place):
             if path not in found:
                 info = os.stat(path)
-                found[path] = File(
-                    path, self._sha256(path, info), stat.S_IMODE(info.st_mode), info.st_size
-                )
+                found[path] = File(path, self._sha256(path, info), stat.S_IMODE(info.st_mode), info.st_size)
 
     def _sha256(self, path: str, info: os.stat_result) -> str:
         stamp = info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns

@@ -173,6 +173,7 @@ class _Look:
             state, reason = SKIPPED, str(unit["skipped"])
         elif name in self._claimed:
             state = STALE
+            reason = _elsewhere(leases.owner(run.lease(target)) or {})
         else:
             state = _decided(record)
             reason = record.get("evidence")
@@ -292,6 +293,16 @@ def _unwatched(lease: str, owner: dict[str, Any], now: float) -> str | None:
     if owner.get("group") is None or silence < leases.EXPIRED_S:
         return None
     return f"its guard, process {pid} on {host}, has shown no sign of life for {silence / 60:.0f} min"
+
+
+def _elsewhere(owner: dict[str, Any]) -> str | None:
+    """Where the command of a unit may go on although nothing here watches it."""
+    remote = owner.get("remote")
+    if not isinstance(remote, dict):
+        return None
+    return (
+        f"attempt {owner.get('attempt')} was sent to host {remote.get('host')}; the next call goes on with it"
+    )
 
 
 def _by(owner: dict[str, Any]) -> str:
