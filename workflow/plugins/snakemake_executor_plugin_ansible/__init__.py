@@ -1,6 +1,7 @@
 """Snakemake's `--executor ansible`. Every call of snakemake imports this, so it is kept cheap."""
 
 from dataclasses import dataclass, field
+from typing import Optional
 
 from snakemake_interface_executor_plugins.settings import CommonSettings, ExecutorSettingsBase
 
@@ -21,10 +22,10 @@ common_settings = CommonSettings(
 class ExecutorSettings(ExecutorSettingsBase):
     """The settings on the command line (`--ansible-inventory`) and in profiles."""
 
-    inventory: str | None = field(
+    inventory: Optional[str] = field(  # noqa: UP045 - Snakemake reads the annotation and knows no other
         default=None,
         metadata={
-            "help": "What `ansible -i` takes: the path of an inventory file, directory or script, or `host,`. "
+            "help": "What `ansible -i` takes: the path of an inventory file, directory or script. "
             "Without it Ansible's own configuration names the inventory.",
             "env_var": False,
             "required": False,

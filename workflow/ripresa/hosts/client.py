@@ -1,9 +1,7 @@
-"""Calls to the agent on one host: the bundle is installed where it is missing, files go in pieces, answers come back.
-
-docs/ansible.md describes the protocol.
-"""
+"""Calls to the agent on one host: its bundle is installed where that is missing, files go in pieces."""
 
 import base64
+import functools
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -70,9 +68,9 @@ class Client:
         request = {"run": self._run, "do": list(do), "follow": dict(follow or {}), "wait_s": wait_s}
         data = json.dumps(request).encode() + b"\n" + payload
         timeout_s = wait_s + _CALL_S + len(data) / _BYTES_S
-        command = bundle.call_command(self._root, bundle.digest())
+        command = bundle.call_command(self._root, _bundle()[1])
         reply = self._transport.call(self.host.name, command, data, timeout_s=timeout_s)
-        if reply.exit_code == bundle.NOT_THERE:
+        if reply.exit_code == bundle.MISSING:
             self._install()
             self._there.clear()
             reply = self._transport.call(self.host.name, command, data, timeout_s=timeout_s)
@@ -131,8 +129,8 @@ class Client:
         payload.clear()
 
     def _install(self) -> None:
-        data = bundle.content()
-        command = bundle.install_command(self._root, bundle.digest(), self.host.python)
+        data, digest = _bundle()
+        command = bundle.install_command(self._root, digest, self.host.python)
         timeout_s = _CALL_S + len(data) / _BYTES_S
         reply = self._transport.call(self.host.name, command, data, timeout_s=timeout_s)
         if reply.exit_code:
@@ -151,6 +149,9 @@ class Client:
             if isinstance(answer, dict):
                 return answer
         raise _refusal(reply, self.host.name, "no answer")
+
+
+_bundle = functools.cache(bundle.build)
 
 
 def unpacked(data: str) -> bytes:
