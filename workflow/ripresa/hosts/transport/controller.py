@@ -11,6 +11,7 @@ from ripresa.hosts.transport.patterns import Host, PatternError
 from ripresa.hosts.transport.relay import Channel, Relay, Reply, Unreachable
 
 RESET_S = 10.0
+_MISMATCH = "match supplied host pattern"
 
 
 class Transport:
@@ -29,6 +30,7 @@ class Transport:
         self._said: set[str] = set()
         self._lock = threading.Lock()
         self._relays: dict[str, Relay] = {}
+        self._started: list[Relay] = []
         self._patterns: dict[str, dict[str, Host]] = {}
         self._closed = False
 
@@ -41,7 +43,7 @@ class Transport:
         with self._lock:
             if pattern in self._patterns:
                 return dict(self._patterns[pattern])
-        relay = self._start(pattern)
+            relay = self._start(pattern)
         relay.complete()
         if not relay.described and not relay.failed:
             relay.end()
@@ -79,16 +81,18 @@ class Transport:
         """End Ansible and every connection. Calls that run raise Unreachable. May be called again."""
         with self._lock:
             self._closed = True
-            relays = set(self._relays.values())
-            self._relays.clear()
+            relays, self._started = self._started, []
         for relay in relays:
             relay.end()
 
     def _start(self, pattern: str) -> Relay:
+        """A new relay; the caller holds the lock."""
         if self._closed:
             raise RuntimeError("the transport is closed")
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
-        return Relay(self._inventory, self._directory, pattern, self._warn)
+        relay = Relay(self._inventory, self._directory, pattern, self._warn)
+        self._started = [*(other for other in self._started if not other.ended), relay]
+        return relay
 
     def _adopt(self, relay: Relay, names: list[str]) -> None:
         """Let a relay have its hosts, except for those that another one has."""
@@ -134,7 +138,10 @@ class Transport:
 
     def _nothing(self, pattern: str, relay: Relay) -> PatternError:
         """Why a relay has no host."""
-        everything = self._start("all")
+        if relay.problem and _MISMATCH not in relay.problem:
+            return patterns.unreadable(relay.problem)
+        with self._lock:
+            everything = self._start("all")
         everything.complete()
         there = [patterns.host(description) for description in everything.described.values()]
         everything.end()

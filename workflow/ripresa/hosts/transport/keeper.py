@@ -18,7 +18,6 @@ from typing import Any
 import psutil
 from ansible_runner import Runner, RunnerConfig
 
-from ripresa.hosts.transport import masters
 from ripresa.hosts.transport.folder import Folder
 from ripresa.hosts.transport.speech import Speech
 
@@ -137,9 +136,8 @@ def main() -> None:
         threading.Thread(target=target, daemon=True).start()
     done.wait()
     end_ansible()
-    masters.end(folder.masters)
+    folder.remove()
     shutil.rmtree(folder.runner(told["directory"]), ignore_errors=True)
-    shutil.rmtree(folder.path, ignore_errors=True)
     tell(ended=speech.problem)
     os._exit(0)  # the threads may hang in a read
 

@@ -12,7 +12,16 @@ def end(folder: str) -> None:
     for path, _, names in os.walk(folder):
         for name in names:
             # ssh wants a host's name here, but asks only the socket.
-            command = ["ssh", "-F", "none", "-o", f"ControlPath={os.path.join(path, name)}", "-O", "exit", "none"]
+            command = [
+                "ssh",
+                "-F",
+                "none",
+                "-o",
+                f"ControlPath={os.path.join(path, name)}",
+                "-O",
+                "exit",
+                "none",
+            ]
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 subprocess.run(
                     command,

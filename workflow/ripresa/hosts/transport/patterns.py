@@ -22,7 +22,7 @@ class Host:
 
     name: str
     groups: frozenset[str]
-    variables: Mapping[str, Any]
+    variables: dict[str, Any]
     python: str | None
 
 
@@ -36,6 +36,11 @@ def host(description: Mapping[str, Any]) -> Host:
     )
 
 
+def unreadable(problem: str) -> PatternError:
+    """The error of an inventory, or of a configuration of Ansible, with which no play begins."""
+    return PatternError(f"Ansible cannot begin with this inventory: {problem}")
+
+
 def nothing(pattern: str, said: str | None, there: Iterable[Host]) -> PatternError:
     """The error of a pattern that matches nothing, or in part nothing; ``there`` is what the inventory has."""
     hosts = sorted(there, key=lambda host: host.name)
@@ -43,7 +48,9 @@ def nothing(pattern: str, said: str | None, there: Iterable[Host]) -> PatternErr
     message = f"{pattern!r} names no host or group of the inventory"
     if said:
         message += f" ({said})"
-    return PatternError(f"{message}; groups: {_names(groups)}; hosts: {_names([host.name for host in hosts])}")
+    return PatternError(
+        f"{message}; groups: {_names(groups)}; hosts: {_names([host.name for host in hosts])}"
+    )
 
 
 def _names(names: list[str]) -> str:

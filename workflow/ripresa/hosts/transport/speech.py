@@ -36,7 +36,9 @@ class Speech:
         """Ansible has ended; 2 and 4 are of hosts that failed, each of which has been told."""
         self._listen("")
         if exit_code and exit_code not in {2, 4}:
-            self.fail(self._heard[-1] if self._heard else f"ansible-playbook ended with exit code {exit_code}")
+            self.fail(
+                self._heard[-1] if self._heard else f"ansible-playbook ended with exit code {exit_code}"
+            )
 
     def fail(self, problem: str) -> None:
         """There is no relay, and why."""

@@ -12,7 +12,10 @@ from typing import NamedTuple
 
 
 class Ending(NamedTuple):
-    """How a wrapped command went: whether it began, its exit code if it is known to have ended, its stderr."""
+    """How a wrapped command went: whether it began, its exit code if it is known to have ended, its stderr.
+
+    ``stderr`` is the command's own if it began, and what ssh, sudo and the login shell said if not.
+    """
 
     began: bool
     exit_code: int | None
@@ -35,12 +38,12 @@ def wrap(command: str, mark: str, fed: bool) -> str:
 
 def ending(mark: str, stderr: str) -> Ending:
     """What the standard error of a wrapped command says of it."""
-    before, began, rest = stderr.partition(f"{mark}\n")
+    _, began, rest = stderr.partition(f"{mark}\n")
     if not began:
         return Ending(False, None, stderr)
     # The command may have left its last line open.
     ends = list(re.finditer(rf"{mark} (\d+)\r?\n", rest))
     if not ends:
-        return Ending(True, None, before + rest)
+        return Ending(True, None, rest)
     last = ends[-1]
     return Ending(True, int(last.group(1)), rest[: last.start()] + rest[last.end() :])

@@ -44,7 +44,9 @@ class ActionModule(ActionBase):
             return {
                 **description,
                 "variables": {
-                    key: self._templar.template(variables[key]) for key in variables if key.startswith("ripresa_")
+                    key: self._templar.template(variables[key])
+                    for key in variables
+                    if key.startswith("ripresa_")
                 },
                 "python": self._python(variables),
             }
