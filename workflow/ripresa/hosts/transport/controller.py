@@ -17,10 +17,11 @@ _MISMATCH = "match supplied host pattern"
 class Transport:
     """Runs commands on the hosts of an Ansible inventory. Safe to use from several threads.
 
-    ``inventory`` is what ``ansible -i`` takes, any number of them; with none Ansible's own configuration decides.
-    ``directory`` is a private folder for what ansible-runner writes. ``say`` gets Ansible's warnings, a line each.
-    Nothing of Ansible starts before the first call. A pattern brings one process of Ansible for its hosts, which
-    lives until the transport is closed; if it dies, the next call of one of its hosts starts another.
+    ``inventory`` is what ``ansible -i`` takes, any number of them; with none Ansible's own configuration
+    decides. ``directory`` is a private folder for what ansible-runner writes. ``say`` gets Ansible's
+    warnings, a line each. Nothing of Ansible starts before the first call. A pattern brings one process of
+    Ansible for its hosts, which lives until the transport is closed; if it dies, the next call of one of its
+    hosts starts another.
     """
 
     def __init__(self, inventory: Sequence[str], directory: str, say: Callable[[str], None]) -> None:
@@ -58,7 +59,7 @@ class Transport:
         return dict(found)
 
     def call(self, host: str, command: str, data: bytes = b"", *, timeout_s: float) -> Reply:
-        """Run a command of a POSIX shell on a host, with ``data`` as its standard input, as whom Ansible would.
+        """Run a command of a POSIX shell on a host, as whom Ansible would, with ``data`` as standard input.
 
         Several calls of a host run at a time, in no order. Raises Unreachable, within ``timeout_s`` seconds.
         """
@@ -110,6 +111,8 @@ class Transport:
     def _channel(self, host: str, timeout_s: float) -> Channel:
         """The channel of a host; starts a relay if there is none any more."""
         with self._lock:
+            if self._closed:
+                raise Unreachable("network", "the transport is closed", sent=False)
             relay = self._relays.get(host)
             if relay is None or relay.ended or relay.lost(host):
                 names = [host]

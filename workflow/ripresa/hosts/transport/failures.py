@@ -15,7 +15,7 @@ class Failure(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """What a line tells: its pattern (case ignored), a class, and whether it rules out that a command began."""
+    """What a line tells: a pattern (case ignored), a class, and whether it rules out that a command began."""
 
     pattern: str
     failure_class: str
@@ -50,12 +50,10 @@ RULES = (
     Rule(r"could not match supplied host pattern|error while resolving value", "configuration"),
     Rule(r"must install the sshpass|unable to execute ssh command", "environment"),
     Rule(r"\bsudo: (?:command )?not found|failed to find the executable", "environment"),
-    # ssh went on with a connection of its own, after the control master may have passed the command on.
-    Rule(r"mux_client_request_session: (?:read|write)", "network", never_began=False),
     Rule(r"session open refused by peer|^channel \d+: open failed", "network"),
     Rule(r"could not resolve hostname|name or service not known|in name resolution", "network"),
     Rule(r"^ssh: connect to host ", "network"),
-    Rule(r"kex_exchange_identification|banner exchange|mux_client_hello_exchange", "network"),
+    Rule(r"kex_exchange_identification|banner exchange|^mux_client_", "network"),
     Rule(r"^timeout, server .* not responding", "network", never_began=False),
     Rule(r"waiting for (?:privilege escalation|become success)", "network", never_began=False),
     Rule(
@@ -69,7 +67,14 @@ NO_WORDS = "the connection ended without a word of ssh"
 LOST = "the connection ended while the command ran"
 
 _MANY_SESSIONS = re.compile(r"session open refused by peer|^channel \d+: open failed", re.I | re.M)
-_MASTER_AT_RISK = re.compile(r"mux_client_request_session: (?:read|write)", re.I)
+# ssh goes on with a connection of its own if the control master fails it. So such a line is no proof that the
+# command did not begin, unless that connection has failed, too, and the master was not asked to run it.
+_MASTER_FAILED = re.compile(r"^mux_client_", re.M)
+_ASKED_TO_RUN = re.compile(r"^mux_client_request_session: (?:read|write)", re.M)
+_NO_OTHER_WAY = re.compile(
+    r"^ssh: connect to host |closed by UNKNOWN port|banner exchange|^Failed to connect to new control master",
+    re.M,
+)
 _IN_SESSION = re.compile(
     r"^(?:client_loop: .*|timeout, server .*|.*closed by remote host\.?|read from remote host .*)$", re.I
 )
@@ -77,15 +82,15 @@ _OFFENDING = re.compile(r"^offending .* in (\S+:\d+)", re.I)
 
 
 def too_many_sessions(said: str) -> bool:
-    """Whether the host refuses a further session over a connection (MaxSessions of sshd), so that nothing ran."""
+    """Whether the host refused a further session over a connection (MaxSessions of sshd): nothing ran."""
     return bool(_MANY_SESSIONS.search(said))
 
 
 def classify(said: str, began: bool | None) -> Failure:
     """The failure in what was ``said``: the standard error of ssh or sudo, or an error of Ansible.
 
-    ``began`` is True if the command is known to have begun (what was said is then mostly the command's own), False if
-    it is known not to have, and None if its mark has not come back.
+    ``began`` is True if the command is known to have begun (what was said is then mostly the command's own),
+    False if it is known not to have, and None if its mark has not come back.
     """
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     if began:
@@ -94,13 +99,19 @@ def classify(said: str, began: bool | None) -> Failure:
     for rule in RULES:
         for line in lines:
             if re.search(rule.pattern, line, re.I):
-                risky = not rule.never_began or _MASTER_AT_RISK.search(said)
-                return Failure(
-                    rule.failure_class, _evidence(line, rule, lines), began is None and bool(risky)
-                )
+                evidence = _evidence(line, rule, lines)
+                sent = began is None and (not rule.never_began or _may_have_begun(said))
+                return Failure(rule.failure_class, evidence, sent)
     if not lines:
         return Failure("network", NO_WORDS, began is None)
     return Failure("unknown", _cut(lines[-1]), began is None)
+
+
+def _may_have_begun(said: str) -> bool:
+    """Whether a control master failed ssh in a way that leaves it open."""
+    if not _MASTER_FAILED.search(said):
+        return False
+    return bool(_ASKED_TO_RUN.search(said)) or not _NO_OTHER_WAY.search(said)
 
 
 def _evidence(line: str, rule: Rule, lines: list[str]) -> str:

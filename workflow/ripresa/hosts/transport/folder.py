@@ -1,4 +1,4 @@
-"""Where the sockets of a relay lie: a private folder with a short path, as one of a socket has 108 bytes at most."""
+"""Where the sockets of a relay lie: a private folder whose path is short, as a socket's has 108 bytes at most."""
 
 import hashlib
 import os
@@ -8,7 +8,7 @@ import tempfile
 from ripresa.hosts.transport import masters
 
 LONGEST = 40
-"""Bytes of a temporary directory's path that leave room for a control socket: ssh adds 17 to its name at first."""
+"""Bytes of a temporary directory's path that leave room for a control socket, to whose name ssh adds 17."""
 
 
 class Folder:
@@ -28,7 +28,7 @@ class Folder:
         )
 
     def masters_of(self, host: str) -> str:
-        """Where the control sockets of a host lie. Hosts of one address behind different jump hosts stay apart."""
+        """Where the control sockets of a host lie, apart from those of one with its address elsewhere."""
         return os.path.join(self.masters, hashlib.sha256(host.encode()).hexdigest()[:8])
 
     def remove(self) -> None:

@@ -11,12 +11,12 @@ KEEPALIVES = "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"
 PERSISTENT = "-C -o ControlMaster=auto -o ControlPersist=600s"
 """Ansible's own default with a longer life: the relay ends its masters itself."""
 NO_OTHER = "-o ProxyCommand=false"
-"""ssh goes on with a connection of its own if the control master fails it, and by then the master may have passed the
-command on: it would run twice. So whoever has a master gets no other way to the host."""
+"""ssh goes on with a connection of its own if the control master fails it, and by then the master may have
+passed the command on: it would run twice. So whoever has a master gets no other way to the host."""
 
 
 class Line:
-    """Runs commands by an action of Ansible. ``opened``: the last thing known of the host is that a command ended."""
+    """Runs commands by an action of Ansible; ``opened`` while the last command is known to have ended."""
 
     def __init__(self, action: Any, folder: str) -> None:
         """``folder`` is for control sockets, unless the user has configured another one."""
@@ -38,7 +38,7 @@ class Line:
 
     def execute(self, command: str, mark: str, data: bytes) -> tuple[str, str, wrapping.Ending]:
         """Run a wrapped command: what was said if it has no exit code, its standard output, its ending."""
-        # A connection plugin keeps the state of a command in itself, and so does one that becomes another user.
+        # Plugins keep the state of a command in themselves, those for connections and those for sudo.
         action = copy.copy(self._action)
         action._connection = copy.copy(self._shared)
         if action._connection.become:
@@ -58,7 +58,7 @@ class Line:
         return said, result["stdout"], ending
 
     def reset(self) -> None:
-        """Have Ansible's plugin drop the connection; what stands in a control folder of the user's is left to it."""
+        """Have Ansible's plugin drop a connection whose control socket the user wants elsewhere."""
         self.opened = False
         if "ssh_args" in self._alone.option_definitions:
             copy.copy(self._alone).reset()
@@ -94,9 +94,10 @@ def _adjust(connection: Any, folder: str) -> None:
 def _never_twice(connection: Any) -> None:
     """Keep the ssh plugin from running a command again by itself.
 
-    It does so once, whatever is configured, if ssh ends with 255 and has said that the control master is gone. But
-    ssh then has gone on without the master, and the command may have run. The copy of a connection is ours, so it
-    gets the plain function without its decorator; that one also hands out what was said before an error.
+    It does so once, whatever is configured, if ssh ends with 255 and has said that the control master is
+    gone. But ssh then has gone on without the master, and the command may have run. The copy of a connection
+    is ours, so it gets the plain function without its decorator; that one also hands out what was said before
+    an error.
     """
     plain = getattr(connection, "_bare_run", None)
     if plain is not None:

@@ -30,8 +30,8 @@ class Reply(NamedTuple):
 class Unreachable(Exception):
     """A command had no answer: the host or the way there failed.
 
-    ``failure_class`` is one of the project's classes, ``evidence`` one line in the words of ssh, sudo or Ansible.
-    ``sent`` is False only if it is certain that the command never began to run on the host.
+    ``failure_class`` is one of the project's classes, ``evidence`` one line in the words of ssh, sudo or
+    Ansible. ``sent`` is False only if it is certain that the command never began to run on the host.
     """
 
     def __init__(self, failure_class: str, evidence: str, *, sent: bool) -> None:

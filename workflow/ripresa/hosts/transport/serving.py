@@ -1,7 +1,8 @@
-"""The relay's side of a host: runs the calls of the controller over the connection that Ansible has configured.
+"""The relay's side of a host: runs the controller's calls over the connection that Ansible has configured.
 
-It is part of an action of Ansible, in the process that Ansible forks for the host, and has nothing but that action to
-reach the host with. It knows no failure classes: it sends back what was said, and the controller judges it.
+It is part of an action of Ansible, in the process that Ansible forks for the host, and has nothing but that
+action to reach the host with. It knows no failure classes: it sends back what was said, and the controller
+judges it.
 """
 
 import contextlib
@@ -87,8 +88,8 @@ class Session:
     def _open(self) -> str | None:
         """Open the connection if it is not, with a command that does nothing; None, or what was said instead.
 
-        So what keeps commands from a host comes up before any is sent. One call does it for all that wait: each would
-        bring a connection of its own, and a host that refuses them would be asked once a call.
+        So what keeps commands from a host comes up before any is sent. One call does it for all that wait:
+        each would bring a connection of its own, and a host that refuses them would be asked once a call.
         """
         seen = self._openings
         with self._opening:

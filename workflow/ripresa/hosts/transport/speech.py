@@ -11,8 +11,8 @@ ANOTHER = re.compile(r"^(?:\[?[A-Z ]+\]?[:!] |PLAY|TASK|skipping:|fatal:|ok:|$)"
 class Speech:
     """Takes the events of ansible-runner, and tells what a user must know of them.
 
-    ``tell`` gets ``warning=TEXT``, and ``host=NAME, problem=TEXT`` for a host that Ansible gave up. ``problem`` is what
-    ended Ansible, if it was more than that.
+    ``tell`` gets ``warning=TEXT``, and ``host=NAME, problem=TEXT`` for a host that Ansible gave up.
+    ``problem`` is what ended Ansible, if it was more than that.
     """
 
     def __init__(self, tell: Callable[..., None]) -> None:

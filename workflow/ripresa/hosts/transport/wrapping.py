@@ -1,9 +1,9 @@
 """What a command is wrapped in, so that its answer tells for certain whether it began and how it ended.
 
-A connection plugin of Ansible reports the exit code of its client, in which a lost connection, a failed sudo and
-a failed command look alike. So the shell on the host writes a mark to the standard error before the command and
-one with the exit code behind it. What stands before the first mark is of ssh, sudo or the login shell; what has no
-first mark and an error that ssh only has before it asks for a session, never began.
+A connection plugin of Ansible reports the exit code of its client, in which a lost connection, a failed sudo
+and a failed command look alike. So the shell on the host writes a mark to the standard error before the
+command and one with the exit code behind it. What stands before the first mark is of ssh, sudo or the login
+shell; what has no first mark and an error that ssh only has before it asks for a session, never began.
 """
 
 import re
