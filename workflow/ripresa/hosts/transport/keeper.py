@@ -1,9 +1,9 @@
-"""The process between a controller and Ansible: starts a relay and sees to it that nothing of it outlives the two.
+"""The process between a controller and Ansible: starts a relay, and lets nothing of it outlive the two.
 
-It has what starting Ansible needs (ansible-runner, a terminal, the environment) and a controller had better not
-have. Its standard input is one line of JSON and then stays open: its end is the end of the relay. Its standard
-output is lines of JSON: ``{"warning": TEXT}``, ``{"host": NAME, "problem": TEXT}`` of a host for which Ansible could
-not begin, and at last ``{"ended": TEXT or null}`` with the error that ended Ansible.
+It has what starting Ansible needs (ansible-runner, a terminal, the environment) and a controller had better
+not have. Its standard input is one line of JSON and then stays open: its end is the end of the relay. Its
+standard output is lines of JSON: ``{"warning": TEXT}``, ``{"host": NAME, "problem": TEXT}`` of a host for
+which Ansible could not begin, and at last ``{"ended": TEXT or null}`` with the error that ended Ansible.
 """
 
 import json
@@ -18,7 +18,6 @@ from typing import Any
 import psutil
 from ansible_runner import Runner, RunnerConfig
 
-from ripresa.hosts.transport import masters
 from ripresa.hosts.transport.folder import Folder
 from ripresa.hosts.transport.speech import Speech
 
@@ -41,7 +40,7 @@ def environment(folder: Folder, pattern: str) -> dict[str, str]:
         "ANSIBLE_ACTION_PLUGINS": os.pathsep.join([configured, action_plugins]),
         "PATH": os.pathsep.join(search),
         "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
-        # A pattern of which only a part matches is a mistake to tell, and nobody reads the warning of a relay.
+        # A pattern that matches only in part is a mistake, and its warning would be read by nobody.
         "ANSIBLE_HOST_PATTERN_MISMATCH": "error",
         # What reports on plays, by mail or to a dashboard, has no business with this one.
         "ANSIBLE_CALLBACKS_ENABLED": "awx_display",  # that of ansible-runner, which is there anyway
@@ -57,7 +56,7 @@ def environment(folder: Folder, pattern: str) -> dict[str, str]:
 
 
 def configured_action_plugins() -> str:
-    """Where Ansible would look for action plugins: its configuration, which a variable in the environment hides."""
+    """Where Ansible looks for action plugins as it is configured, which a variable would hide from it."""
     from ansible.constants import config
 
     return os.pathsep.join(config.get_config_value("DEFAULT_ACTION_PLUGIN_PATH"))
@@ -137,9 +136,8 @@ def main() -> None:
         threading.Thread(target=target, daemon=True).start()
     done.wait()
     end_ansible()
-    masters.end(folder.masters)
+    folder.remove()
     shutil.rmtree(folder.runner(told["directory"]), ignore_errors=True)
-    shutil.rmtree(folder.path, ignore_errors=True)
     tell(ended=speech.problem)
     os._exit(0)  # the threads may hang in a read
 

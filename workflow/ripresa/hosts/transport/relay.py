@@ -30,8 +30,8 @@ class Reply(NamedTuple):
 class Unreachable(Exception):
     """A command had no answer: the host or the way there failed.
 
-    ``failure_class`` is one of the project's classes, ``evidence`` one line in the words of ssh, sudo or Ansible.
-    ``sent`` is False only if it is certain that the command never began to run on the host.
+    ``failure_class`` is one of the project's classes, ``evidence`` one line in the words of ssh, sudo or
+    Ansible. ``sent`` is False only if it is certain that the command never began to run on the host.
     """
 
     def __init__(self, failure_class: str, evidence: str, *, sent: bool) -> None:
@@ -56,7 +56,7 @@ class Channel:
         header, payload = self._ask({"do": "call", "command": command}, data, timeout_s)
         if "exit_code" in header:
             return Reply(header["exit_code"], payload.decode("utf-8", "surrogateescape"), header["stderr"])
-        failure = classify(header["said"], header["sent"])
+        failure = classify(header["said"], header["began"])
         raise Unreachable(failure.failure_class, failure.evidence, sent=failure.sent)
 
     def reset(self, timeout_s: float) -> None:
@@ -78,7 +78,7 @@ class Channel:
             self._waiting.pop(number, None)
             with self._sending, contextlib.suppress(OSError):
                 self._connection.sendall(encode({"do": "cancel", "call": number}))
-            raise Unreachable("network", f"no answer within {timeout_s:g} s", sent=True)
+            raise Unreachable("network", f"no answer within {timeout_s:.3g} s", sent=True)
         if answer.frame is None:
             raise Unreachable("network", "the process of Ansible that has the connection ended", sent=True)
         return answer.frame
@@ -135,7 +135,7 @@ class Relay:
             [sys.executable, "-m", "ripresa.hosts.transport.keeper"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,  # nothing, unless it cannot even start
             start_new_session=True,
             env=_environment(),
         )
@@ -219,6 +219,9 @@ class Relay:
         assert self._keeper.stdout is not None
         problem: str | None = "the process that starts Ansible was killed"
         for line in self._keeper.stdout:
+            if not line.startswith(b"{"):
+                problem = line.decode(errors="replace").strip() or problem
+                continue
             told = json.loads(line)
             if "warning" in told:
                 self._warn(told["warning"])
@@ -232,6 +235,7 @@ class Relay:
             self.problem, self.ended = problem, True
             self._changed.notify_all()
         self._close()
+        self._folder.remove()  # the keeper has done so, if it was not killed
 
     def _close(self) -> None:
         with contextlib.suppress(OSError):
@@ -246,4 +250,7 @@ class Relay:
 def _environment() -> dict[str, str]:
     """The environment of the keeper: it must find this package, wherever the controller has it from."""
     package = os.path.abspath(__file__).rsplit(os.sep, 4)[0]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
+    }

@@ -11,8 +11,8 @@ ANOTHER = re.compile(r"^(?:\[?[A-Z ]+\]?[:!] |PLAY|TASK|skipping:|fatal:|ok:|$)"
 class Speech:
     """Takes the events of ansible-runner, and tells what a user must know of them.
 
-    ``tell`` gets ``warning=TEXT``, and ``host=NAME, problem=TEXT`` for a host that Ansible gave up. ``problem`` is what
-    ended Ansible, if it was more than that.
+    ``tell`` gets ``warning=TEXT``, and ``host=NAME, problem=TEXT`` for a host that Ansible gave up.
+    ``problem`` is what ended Ansible, if it was more than that.
     """
 
     def __init__(self, tell: Callable[..., None]) -> None:
@@ -36,7 +36,9 @@ class Speech:
         """Ansible has ended; 2 and 4 are of hosts that failed, each of which has been told."""
         self._listen("")
         if exit_code and exit_code not in {2, 4}:
-            self.fail(self._heard[-1] if self._heard else f"ansible-playbook ended with exit code {exit_code}")
+            self.fail(
+                self._heard[-1] if self._heard else f"ansible-playbook ended with exit code {exit_code}"
+            )
 
     def fail(self, problem: str) -> None:
         """There is no relay, and why."""
