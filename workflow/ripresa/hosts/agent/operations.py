@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from ripresa.hosts.agent import cleaning, data, folders, sight
+from ripresa.hosts.agent import cleaning, data, sight
 from ripresa.hosts.agent.errors import Refused
 from ripresa.hosts.agent.units import Unit, keys
 from ripresa.journal import leases, processes

@@ -37,7 +37,7 @@ def parse(line: bytes) -> Request:
         raise ValueError("the request is no JSON object")
     run, operations = told.get("run"), told.get("do", [])
     follow, wait_s = told.get("follow", {}), told.get("wait_s", 0)
-    if not _is_name(run):
+    if not isinstance(run, str) or not _is_name(run):
         raise ValueError(f"the run has no usable name: {run!r}")
     if not isinstance(operations, list):
         raise ValueError("'do' is no list")
@@ -63,7 +63,7 @@ def _check(operation: Any) -> None:
 
 
 def _check_start(operation: dict[str, Any]) -> None:
-    """What a unit has in its work folder must stay in it; in a shared directory paths are its own business."""
+    """Paths within a work folder must stay in it; in a shared directory they may lead anywhere."""
     if operation["directory"] is not None:
         return
     paths = [*operation["folders"], *operation["outputs"], *(one["path"] for one in operation["inputs"])]
@@ -118,7 +118,10 @@ def _is_table(value: Any) -> bool:
 
 def _is_inputs(value: Any) -> bool:
     return isinstance(value, list) and all(
-        isinstance(one, dict) and _is_text(one.get("path")) and _is_sum(one.get("sha256")) and _is_count(one.get("mode"))
+        isinstance(one, dict)
+        and _is_text(one.get("path"))
+        and _is_sum(one.get("sha256"))
+        and _is_count(one.get("mode"))
         for one in value
     )
 

@@ -1,4 +1,4 @@
-"""The supervisor of a unit: a process of its own that watches the command to its end and tells what came of it.
+"""The supervisor of a unit: a process that watches the command to its end and tells what came of it.
 
 It is forked by the call that starts the unit, so that nothing has to be loaded again, and has neither that
 call's session nor anything of its connection.
@@ -74,10 +74,8 @@ def _detach(*kept: int) -> None:
                 continue  # the listing itself
 
 
-def _supervise(
-    unit: Unit, operation: dict[str, Any], lease: leases.Lease, here: Here, told: int
-) -> None:
-    """Run a unit to its result. What fails before its command runs is told to the call, which waits for it."""
+def _supervise(unit: Unit, operation: dict[str, Any], lease: leases.Lease, here: Here, told: int) -> None:
+    """Run a unit to its result; what fails before its command runs is told to the call, which waits."""
     execution.listen()
     lifeline = processes.Lifeline()
     owner = {
@@ -105,7 +103,7 @@ def _supervise(
 
 
 def _tell(unit: Unit, status: dict[str, Any]) -> None:
-    """Say how far a unit is. Who reads it sees the old or the new whole, but after a crash perhaps neither."""
+    """Say how far a unit is. Readers see the old or the new whole, but after a crash perhaps neither."""
     temporary = unit.status + ".tmp"
     with open(temporary, "wb") as file:
         file.write(records.encode(status))
@@ -190,7 +188,7 @@ class _Watch:
 
     def _beat(self, job: Execution, progress: Progress) -> None:
         now = time.monotonic()
-        if now < self._told_at + leases.HEARTBEAT_S:
+        if now < self._told_at + leases.HEARTBEAT_S and not progress.changed:
             return
         self._told_at = now
         try:
@@ -219,7 +217,7 @@ class _Watch:
 
 
 def _environment(unit: Unit, operation: dict[str, Any], here: Here) -> dict[str, str]:
-    """The variables of a command: those of the login, the given ones over them, then those of this package."""
+    """The variables of a command: the login's, the given ones over them, then those of this package."""
     known = {name: value for name, value in here.environment.items() if not name.startswith("SSH_")}
     known.update(operation["environment"])
     packages = [here.bundle, *filter(None, [known.get("PYTHONPATH")])]

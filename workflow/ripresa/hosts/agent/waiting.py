@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ripresa.journal.paths import Run
 
 _LOOK_S = 5.0
+_DYING_S, _MOMENT_S = 1.0, 0.02
+"""A killed process closes its files some moments before it counts as gone."""
 _INLINE = 128_000
 _STDOUT = 1
 
@@ -36,16 +38,19 @@ def follow(run: Run, wanted: dict[str, str], wait_s: float) -> dict[str, Any]:
     bells = {fd for unit in units.values() if wait_s > 0 and (fd := unit.listen()) is not None}
     for fd in bells:
         poll.register(fd, 0)
+    rung = -_DYING_S
     try:
         while True:
             states = {key: state(units[key], token) for key, token in wanted.items()}
             left = end - time.monotonic()
             if left <= 0 or any(one["state"] != sight.RUNNING for one in states.values()):
                 return states
-            for fd, _ in poll.poll(1000 * min(left, _LOOK_S)):
+            pause = _MOMENT_S if time.monotonic() < rung + _DYING_S else _LOOK_S
+            for fd, _ in poll.poll(1000 * min(left, pause)):
                 if fd == _STDOUT:
                     return states
                 poll.unregister(fd)
+                rung = time.monotonic()
     finally:
         for fd in bells:
             os.close(fd)
