@@ -11,6 +11,28 @@ if answer.returncode:
     raise WorkflowError(answer.stderr.strip())
 benchmark_plan = json.loads(answer.stdout)
 benchmark_series = {(one["host"], one["workload"]): one for one in benchmark_plan["series"]}
+# By what results call a host: by what the inventory does.
+benchmark_hosts = {one["host"]: one["name"] for one in benchmark_plan["hosts"]}
+
+
+def is_elsewhere(host):
+    """Whether a host is another machine than this one."""
+    return benchmark_hosts[host] != "localhost"
+
+
+def out_of_reach(unit):
+    """Why the units of a host cannot run in this call."""
+    if is_elsewhere(unit["host"]) and not campaign.on_hosts:
+        return f"runs on host {benchmark_hosts[unit['host']]}: call `snakemake --profile ansible`"
+    return None
+
+
+for one in benchmark_plan["series"]:
+    one["skipped"] = out_of_reach(one) or one["skipped"]
+
+# What the executor for hosts is told. No other must see it: SLURM has a meaning of its own for `exclusive`.
+on_its_host = {"host": lambda w: benchmark_hosts[w.host]} if campaign.on_hosts else {}
+alone_on_its_host = {**on_its_host, "exclusive": 1} if campaign.on_hosts else {}
 
 
 def benchmark_skip(unit):
@@ -20,7 +42,9 @@ def benchmark_skip(unit):
     return one["skipped"] or ("runs only while earlier repetitions vary too much" if optional else None)
 
 
-fingerprints = Units("benchmarks/{host}/fingerprint.json", parameters=benchmark_plan["fingerprints"])
+fingerprints = Units(
+    "benchmarks/{host}/fingerprint.json", parameters=benchmark_plan["fingerprints"], skip=out_of_reach
+)
 warmups = Units(
     "benchmarks/{host}/{workload}/warmup.json", parameters=benchmark_plan["warmups"], skip=benchmark_skip
 )
@@ -75,11 +99,26 @@ def measured_repetitions(host, workload):
     return first_repetitions(count, host, workload)
 
 
+# A function for each, so that no workload waits for the verdicts of another.
+all_measured = [
+    lambda _, pair=pair: measured_repetitions(*pair)
+    for pair, one in benchmark_series.items()
+    if not one["skipped"]
+]
+
+
+include: "benchmark_hosts.smk"
+
+
 rule benchmark_fingerprint:
+    input:
+        lambda w: set_up(w.host),
     output:
         fingerprints.target,
     log:
         fingerprints.log,
+    resources:
+        **on_its_host,
     params:
         unit=fingerprints.params,
     shell:
@@ -94,6 +133,8 @@ rule benchmark_warmup:
     log:
         warmups.log,
     threads: workflow.cores
+    resources:
+        **alone_on_its_host,
     params:
         unit=warmups.params,
     shell:
@@ -115,6 +156,8 @@ rule benchmark_repetition:
         repetitions.log,
     # All cores, so that nothing else runs beside a measurement.
     threads: workflow.cores
+    resources:
+        **alone_on_its_host,
     params:
         unit=repetitions.params,
     shell:
@@ -133,6 +176,7 @@ checkpoint benchmark_enough:
         verdicts.target,
     log:
         verdicts.log,
+    localrule: campaign.on_hosts
     params:
         unit=verdicts.params,
     shell:
@@ -146,24 +190,34 @@ rule benchmark_plot:
         plots.target,
     log:
         plots.log,
+    localrule: campaign.on_hosts
     shell:
         guard('python workflow/scripts/benchmark_plot.py "$RIPRESA_RUN" {output} {input}')
 
 
+SUMMARY = guard(
+    'python workflow/scripts/benchmark_summary.py "$RIPRESA_RUN" {output} {input}',
+    validate="csv:columns=host,workload,metric,n rows=0",
+)
+
+
 rule benchmark_summary:
     input:
-        # A function for each, so that no workload waits for the verdicts of another.
-        [
-            lambda _, pair=pair: measured_repetitions(*pair)
-            for pair, one in benchmark_series.items()
-            if not one["skipped"]
-        ],
+        all_measured,
     output:
         summary_table.target,
     log:
         summary_table.log,
+    localrule: campaign.on_hosts
     shell:
-        guard(
-            'python workflow/scripts/benchmark_summary.py "$RIPRESA_RUN" {output} {input}',
-            validate="csv:columns=host,workload,metric,n rows=0",
-        )
+        SUMMARY
+
+
+def summarise_what_is_there():
+    """The table that the rule makes, of the results that there are: one host that failed keeps back no other."""
+    there = [path for pair in benchmark_series for path in every_repetition(*pair) if os.path.exists(path)]
+    if there:
+        of_rule("benchmark_summary", summary_table, SUMMARY, there)
+
+
+campaign.at_failure.append(summarise_what_is_there)

@@ -12,17 +12,21 @@ from ripresa.families.benchmarks.measurement import BenchmarkError
 
 Unit = dict[str, Any]
 
+LOCALHOST = "localhost"
+
 
 def host_name(host: str) -> str:
     """The name of a host in targets and tables: for `localhost` the short name of this machine."""
-    return socket.gethostname().split(".")[0] if host == "localhost" else host
+    return socket.gethostname().split(".")[0] if host == LOCALHOST else host
 
 
 def plan(config: Mapping[str, Any], folder: str) -> dict[str, list[Unit]]:
-    """The units of a `benchmarks` section (valid under its schema); `folder` is that of the run.
+    """The units of a `benchmarks` section (valid under its schema, its hosts resolved); `folder` is that of the run.
 
-    - "fingerprints": one for each host; `system` is the digest of its fingerprint, so that a host that
-      changed makes its fingerprint out of date, and with it all that was measured there.
+    - "hosts": the `name` of each in the inventory, and how its results call it (`host`).
+    - "fingerprints": one for each host; `system` is the digest of its fingerprint, so that a machine that
+      changed makes its fingerprint out of date, and with it all that was measured there. It is null for
+      other hosts than this one, which are not asked before anything runs.
     - "series": one for each host and workload: how often it is repeated (`minimum`, `maximum`), whether
       it warms up, and why it cannot run here (`skipped`, null if it can).
     - "warmups", "repetitions": what is run, with all that determines the result.
@@ -31,9 +35,16 @@ def plan(config: Mapping[str, Any], folder: str) -> dict[str, list[Unit]]:
     BenchmarkError, which names the place, for what the schema cannot see. Takes a few milliseconds.
     """
     hosts = [host_name(host) for host in config["hosts"]]
-    system = fingerprint.digest(fingerprint.collect(config["scratch"] or folder))
+    own = {host_name(LOCALHOST)} if LOCALHOST in config["hosts"] else set()
+    system = fingerprint.digest(fingerprint.collect(config["scratch"] or folder)) if own else None
     found: dict[str, list[Unit]] = {
-        "fingerprints": [{"host": host, "scratch": config["scratch"], "system": system} for host in hosts],
+        "hosts": [
+            {"host": host, "name": name} for host, name in zip(hosts, config["hosts"], strict=True)
+        ],
+        "fingerprints": [
+            {"host": host, "scratch": config["scratch"], "system": system if host in own else None}
+            for host in hosts
+        ],
         **{kind: [] for kind in ("series", "warmups", "repetitions", "verdicts")},
     }
     for workload, given in config["workloads"].items():
@@ -52,7 +63,7 @@ def plan(config: Mapping[str, Any], folder: str) -> dict[str, list[Unit]]:
                     "minimum": wanted.minimum,
                     "maximum": wanted.maximum,
                     "warmup": settings["warmup"],
-                    "skipped": registry.unavailable(workload),
+                    "skipped": registry.unavailable(workload) if host in own else None,
                 }
             )
             if settings["warmup"]:
