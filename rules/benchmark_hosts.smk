@@ -1,10 +1,14 @@
 # The life of a host that benchmarks run on: it is set up before anything runs there, tells what explains its
 # numbers once all are measured, and is torn down (docs/ansible.md). This machine needs none of that.
 
-away = [one for one in benchmark_plan["setups"] if is_elsewhere(one["host"])]
+away = [one for one in benchmark_plan["hosts"] if is_elsewhere(one["host"])]
 setups = Units("benchmarks/{host}/setup.json", parameters=away, skip=out_of_reach)
 collections = Units("benchmarks/{host}/collected.tar.gz", parameters=away, skip=out_of_reach)
-teardowns = Units("benchmarks/{host}/teardown.json", parameters=away, skip=out_of_reach)
+teardowns = Units(
+    "benchmarks/{host}/teardown.json",
+    parameters=[{"host": one["host"], "name": one["name"]} for one in away],
+    skip=out_of_reach,
+)
 
 campaign.goals += collections.targets() + teardowns.targets()
 

@@ -1,6 +1,7 @@
 # Benchmarks: one unit is one repetition of one workload on one host (docs/benchmarks.md).
 
 import json
+import os
 import subprocess
 import sys
 
@@ -214,10 +215,20 @@ rule benchmark_summary:
 
 
 def summarise_what_is_there():
-    """The table that the rule makes, of the results that there are: one host that failed keeps back no other."""
-    there = [path for pair in benchmark_series for path in every_repetition(*pair) if os.path.exists(path)]
+    """Have the rule's command make its table of the results that there are: a host that failed keeps back no other."""
+    possible = [
+        path for pair, one in benchmark_series.items() for path in first_repetitions(one["maximum"], *pair)
+    ]
+    there = [path for path in possible if os.path.exists(path)]
     if there:
-        of_rule("benchmark_summary", summary_table, SUMMARY, there)
+        shell(
+            f"{SUMMARY} || true",
+            rule="benchmark_summary",
+            log=summary_table.log,
+            threads=1,
+            output=[summary_table.target],
+            input=there,
+        )
 
 
 campaign.at_failure.append(summarise_what_is_there)
