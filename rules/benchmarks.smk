@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 
 # Presets, missing programs and fingerprints are known to the family, which rule files do not import.
 asked = [sys.executable, "workflow/scripts/benchmark_plan.py", json.dumps(config["benchmarks"]), campaign.dir]
@@ -98,6 +99,14 @@ def measured_repetitions(host, workload):
     one = benchmark_series[host, workload]
     count = next((n for n in range(one["minimum"], one["maximum"]) if enough(n)), one["maximum"])
     return first_repetitions(count, host, workload)
+
+
+def measured_so_far(pairs):
+    """The results that there are of some hosts and workloads."""
+    possible = [
+        path for pair in pairs for path in first_repetitions(benchmark_series[pair]["maximum"], *pair)
+    ]
+    return [path for path in possible if os.path.exists(path)]
 
 
 # A function for each, so that no workload waits for the verdicts of another.
@@ -197,7 +206,7 @@ rule benchmark_plot:
 
 
 SUMMARY = guard(
-    'python workflow/scripts/benchmark_summary.py "$RIPRESA_RUN" {output} {input}',
+    'python workflow/scripts/benchmark_summary.py "$RIPRESA_RUN" {output} {input} {params}',
     validate="csv:columns=host,workload,metric,n rows=0",
 )
 
@@ -210,25 +219,27 @@ rule benchmark_summary:
     log:
         summary_table.log,
     localrule: campaign.on_hosts
+    params:
+        # No inputs, as nothing in this call could make them again.
+        lambda _: measured_so_far(pair for pair, one in benchmark_series.items() if out_of_reach(one)),
     shell:
         SUMMARY
 
 
 def summarise_what_is_there():
-    """Have the rule's command make its table of the results that there are: a host that failed keeps back no other."""
-    possible = [
-        path for pair, one in benchmark_series.items() for path in first_repetitions(one["maximum"], *pair)
-    ]
-    there = [path for path in possible if os.path.exists(path)]
+    """Have the rule's command make its table of what there is: a host that failed keeps back no other."""
+    there = measured_so_far(benchmark_series)
+    values = {
+        "rule": "benchmark_summary",
+        "log": summary_table.log,
+        "threads": 1,
+        "output": [summary_table.target],
+        "input": there,
+        "params": [],
+    }
     if there:
-        shell(
-            f"{SUMMARY} || true",
-            rule="benchmark_summary",
-            log=summary_table.log,
-            threads=1,
-            output=[summary_table.target],
-            input=there,
-        )
+        with suppress(subprocess.CalledProcessError):  # why is on record, as of any unit
+            shell(SUMMARY, **values)
 
 
 campaign.at_failure.append(summarise_what_is_there)

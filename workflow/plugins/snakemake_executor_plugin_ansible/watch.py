@@ -6,13 +6,11 @@ when something happened there.
 
 import logging
 import os
-import socket
 import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from hashlib import sha256
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -24,7 +22,7 @@ from ripresa.hosts.fleet import Fleet, Room, impossible
 from ripresa.hosts.link import Link, Notify
 from ripresa.hosts.parcel import Parcel
 from ripresa.hosts.transport import PatternError, Transport
-from ripresa.hosts.work import Shipper
+from ripresa.hosts.work import Shipper, name_of
 from ripresa.journal.paths import Run
 from ripresa.recovery import breaker, policy
 from ripresa.recovery.dispatch import HELD, PUBLISHED, Sent
@@ -300,7 +298,7 @@ class Watch:
         link = self._links.get(name)
         if link is None:
             host = self._transport.hosts(name)[name]
-            client = Client(self._transport, host, self._run_name())
+            client = Client(self._transport, host, name_of(self._books()))
             notify = Notify(self._settle, self._bell.set, self._logger.warning)
             link = Link(client, self._shipper, self._directory, notify, lost_s=self._lost_s())
             self._links[name] = link
@@ -329,12 +327,6 @@ class Watch:
 
     def _books(self) -> Run:
         return self._run or Run(BOOKS)
-
-    def _run_name(self) -> str:
-        """The name of the run on hosts, which runs of other controllers do not have."""
-        books = self._books()
-        place = f"{socket.gethostname()}:{os.path.abspath(books.dir)}"
-        return f"{books.run_id}-{sha256(place.encode()).hexdigest()[:12]}"
 
 
 def _parcel(one: Offer, sent: Sent, session: str, *, adopted: bool = False) -> Parcel:

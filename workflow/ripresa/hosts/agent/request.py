@@ -172,4 +172,5 @@ _FIELDS: dict[str, dict[str, Check]] = {
     "forget": {**_UNIT, "keep": _is_flag},
     "list": {},
     "clean": {"kill": _is_flag},
+    "end": {"targets": _is_text},
 }
