@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from ripresa.families.benchmarks import noise
 from ripresa.families.benchmarks.adaptive import Repetitions
 from ripresa.families.benchmarks.order import positions
+from ripresa.placement.packing import Solver
+from ripresa.placement.ready import Kind, Ready
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,6 +65,20 @@ def test_orders():
     assert {order[-1] for order in shuffled} == {("a", 3)}  # asked for by a verdict that needs all others
     hosts = {tuple(sequence(positions(given, "random", 1, f"n{k}"))) for k in range(20)}
     assert len(hosts) > 5
+
+
+def test_no_host_waits_for_another():
+    """Nor for a repetition that failed and is to come later."""
+    ready = Ready(Solver())
+    for host, count in (("fast", 6), ("slow", 6)):
+        for place in range(count):
+            ready.add((host, place), Kind(-place, 0, None, 0, (("_cores", 1), (host, 1))))
+    ready.remove([("fast", 1)])
+    assert set(ready.take({"_cores": 9, "fast": 1, "slow": 1})) == {("fast", 0), ("slow", 0)}
+    taken = [ready.take({"_cores": 9, "fast": 1, "slow": 0}) for _ in range(3)]
+    assert taken == [[("fast", 2)], [("fast", 3)], [("fast", 4)]]
+    ready.add(("fast", 1), Kind(-1, 0, None, 0, (("_cores", 1), ("fast", 1)), again=True))
+    assert set(ready.take({"_cores": 9, "fast": 1, "slow": 1})) == {("fast", 1), ("slow", 1)}
 
 
 # Doubts

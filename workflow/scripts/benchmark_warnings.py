@@ -4,6 +4,7 @@ import json
 import sys
 
 from ripresa.families.benchmarks import noise, summary
+from ripresa.families.benchmarks.measurement import BenchmarkError
 
 
 def main(unit: str, run: str, output: str, *results: str) -> None:
@@ -16,8 +17,11 @@ def main(unit: str, run: str, output: str, *results: str) -> None:
     for key, paths in series.items():
         retried = [summary.needed_retry(summary.attempts_of(path, run)) for path in paths]
         found += noise.of_series([loaded[path] for path in paths], retried, limits[key])
-        for path in paths:
-            found += noise.beside(loaded[path], path.removesuffix(".json") + ".samples.csv")
+        try:
+            for path in paths:
+                found += noise.beside(loaded[path], path.removesuffix(".json") + ".samples.csv")
+        except (BenchmarkError, OSError) as error:
+            sys.exit(f"error: {error}")
     noise.write(output, found)
 
 

@@ -157,7 +157,7 @@ def _measured(row: Row, a: Sequence[float], b: Sequence[float], alike: bool) -> 
     better = 1.0 if row.direction == "higher" else -1.0
     enough = min(len(a), len(b)) >= LEAST
     verdict: Verdict = "undecided" if alike and enough else "incomparable"
-    row = replace(row, delta=better * cliffs_delta(a, b), verdict=verdict)
+    row = replace(row, delta=better * cliffs_delta(a, b) + 0.0, verdict=verdict)  # + 0.0: no -0.0
     if len({*a, *b}) == 1:
         change = Change(0.0, 0.0, 0.0, 1.0)
     elif min(*a, *b) <= 0:
@@ -166,10 +166,10 @@ def _measured(row: Row, a: Sequence[float], b: Sequence[float], alike: bool) -> 
         change = relative_change(a, b)
     else:
         change = Change(statistics.fmean(b) / statistics.fmean(a) - 1, math.nan, math.nan, math.nan)
-    row = replace(row, gain=better * change.estimate)
+    row = replace(row, gain=better * change.estimate + 0.0)
     if not enough:
         return row
-    low, high = sorted((better * change.low, better * change.high))
+    low, high = sorted((better * change.low + 0.0, better * change.high + 0.0))
     # What is not comparable is shown, but it is no question that the table asks.
     return replace(row, low=low, high=high, p=change.p if alike else None)
 
