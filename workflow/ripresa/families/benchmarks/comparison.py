@@ -153,7 +153,7 @@ def _side(series: Series | None, name: str) -> Side | None:
 
 
 def _measured(row: Row, a: Sequence[float], b: Sequence[float], alike: bool) -> Row:
-    """The row with gain, interval and effect, as far as the values have them, judged as far as that goes."""
+    """The row with what its values tell, and a p-value if it is to be judged."""
     better = 1.0 if row.direction == "higher" else -1.0
     enough = min(len(a), len(b)) >= LEAST
     verdict: Verdict = "undecided" if alike and enough else "incomparable"
