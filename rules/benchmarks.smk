@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
+from types import SimpleNamespace
 
 # Presets, missing programs and fingerprints are known to the family, which rule files do not import.
 asked = [sys.executable, "workflow/scripts/benchmark_plan.py", json.dumps(config["benchmarks"]), campaign.dir]
@@ -66,14 +67,27 @@ plots = Units(
     skip=benchmark_skip,
 )
 summary_table = Units("benchmarks/summary.csv", parameters=[{}])
+warning_table = Units(
+    "benchmarks/warnings.csv",
+    parameters=[{"cv": [[one["host"], one["workload"], one["cv"]] for one in benchmark_plan["series"]]}],
+)
 
-campaign.goals += summary_table.targets() + plots.targets()
+campaign.goals += summary_table.targets() + warning_table.targets() + plots.targets()
 RESULT = "json:workflow/schemas/benchmark_result.schema.json"
 
 
 def benchmark_path(units, **wildcards):
     """The path of a unit, whether or not it is needed in the end."""
     return f"{campaign.dir}/{units.pattern}".format(**wildcards)
+
+
+def benchmark_priority(host, workload, repetition=None):
+    """Repetitions of a host run in their order; a warm-up comes right before the first of its workload.
+
+    Below 0, so that verdicts and the work of other families do not wait for all repetitions.
+    """
+    places = benchmark_series[host, workload]["positions"]
+    return 0.5 - min(places) if repetition is None else -places[repetition - 1]
 
 
 def warmed_up(host, workload):
@@ -142,6 +156,7 @@ rule benchmark_warmup:
         warmups.target,
     log:
         warmups.log,
+    priority: lambda w: benchmark_priority(w.host, w.workload)
     threads: workflow.cores
     resources:
         **alone_on_its_host,
@@ -164,6 +179,7 @@ rule benchmark_repetition:
         samples=repetitions.beside(".samples.csv"),
     log:
         repetitions.log,
+    priority: lambda w: benchmark_priority(w.host, w.workload, int(w.repetition))
     # All cores, so that nothing else runs beside a measurement.
     threads: workflow.cores
     resources:
@@ -211,6 +227,17 @@ SUMMARY = guard(
 )
 
 
+def measured_elsewhere(_):
+    """The results of hosts that are out of reach. No inputs, as nothing in this call could make them again."""
+    return measured_so_far(pair for pair, one in benchmark_series.items() if out_of_reach(one))
+
+
+SUMMARY = guard(
+    'python workflow/scripts/benchmark_summary.py "$RIPRESA_RUN" {output} {input} {params.elsewhere}',
+    validate="csv:columns=host,workload,metric,n rows=0",
+)
+
+
 rule benchmark_summary:
     input:
         all_measured,
@@ -220,26 +247,48 @@ rule benchmark_summary:
         summary_table.log,
     localrule: campaign.on_hosts
     params:
-        # No inputs, as nothing in this call could make them again.
-        lambda _: measured_so_far(pair for pair, one in benchmark_series.items() if out_of_reach(one)),
+        elsewhere=measured_elsewhere,
     shell:
         SUMMARY
 
 
-def summarise_what_is_there():
-    """Have the rule's command make its table of what there is: a host that failed keeps back no other."""
+WARNINGS = guard(
+    'python workflow/scripts/benchmark_warnings.py {params.unit:q} "$RIPRESA_RUN" {output} {input} '
+    "{params.elsewhere}",
+    validate="csv:columns=host,workload,repetition,kind,evidence rows=0",
+)
+
+
+rule benchmark_warnings:
+    input:
+        all_measured,
+    output:
+        warning_table.target,
+    log:
+        warning_table.log,
+    localrule: campaign.on_hosts
+    params:
+        unit=warning_table.params,
+        elsewhere=measured_elsewhere,
+    shell:
+        WARNINGS
+
+
+def tables_of_what_there_is():
+    """Make the tables of the results that there are: a host that failed keeps back no other."""
     there = measured_so_far(benchmark_series)
-    values = {
-        "rule": "benchmark_summary",
-        "log": summary_table.log,
-        "threads": 1,
-        "output": [summary_table.target],
-        "input": there,
-        "params": [],
-    }
-    if there:
+    tables = {"benchmark_summary": (summary_table, SUMMARY), "benchmark_warnings": (warning_table, WARNINGS)}
+    for name, (units, command) in tables.items() if there else ():
+        values = {
+            "rule": name,
+            "log": units.log,
+            "threads": 1,
+            "output": [units.target],
+            "input": there,
+            "params": SimpleNamespace(unit=units.find({}), elsewhere=[]),
+        }
         with suppress(subprocess.CalledProcessError):  # why is on record, as of any unit
-            shell(SUMMARY, **values)
+            shell(command, **values)
 
 
-campaign.at_failure.append(summarise_what_is_there)
+campaign.at_failure.append(tables_of_what_there_is)

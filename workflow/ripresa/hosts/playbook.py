@@ -79,7 +79,8 @@ def _failure(about: Mapping[str, Any], *, unreachable: bool) -> str:
     """What a task said when it failed, in one line."""
     result = about.get("res") or {}
     said = next(
-        (str(result[key]) for key in ("stderr", "module_stderr", "msg", "stdout") if result.get(key)), "failed"
+        (str(result[key]) for key in ("stderr", "module_stderr", "msg", "stdout") if result.get(key)),
+        "failed",
     )
     if unreachable or failures.classify(said, False).failure_class != "unknown":
         # Of several lines of ssh or sudo the one that names the cause.

@@ -84,7 +84,9 @@ def _packages(names: Sequence[str]) -> str:
 def _sysctls() -> str:
     root = Path("/proc/sys")
     paths = sorted(path for pattern in SYSCTLS for path in root.glob(pattern) if path.is_file())
-    lines = (f"{'.'.join(path.relative_to(root).parts)} = {read_text(path, 'not readable')}" for path in paths)
+    lines = (
+        f"{'.'.join(path.relative_to(root).parts)} = {read_text(path, 'not readable')}" for path in paths
+    )
     return "\n".join(lines)
 
 
