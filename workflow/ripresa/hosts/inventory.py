@@ -1,7 +1,7 @@
 """Which hosts the names, groups and patterns of a configuration stand for: asked of Ansible's own commands.
 
-What Ansible says of an inventory of plain files is kept below .snakemake until one of them changes, as asking takes
-about a second. Names are kept, never variables.
+What Ansible says of an inventory of plain files is kept below .snakemake until one of them changes, as asking
+takes about a second. Names are kept, never variables.
 """
 
 import json
@@ -37,8 +37,8 @@ class UnknownHosts(Exception):
 def resolve(wanted: Sequence[str]) -> list[str]:
     """The hosts that names, groups and patterns of Ansible stand for, each once, in the order of ``wanted``.
 
-    The inventory is the one that Ansible uses by itself here (``ANSIBLE_INVENTORY``, its configuration). For this
-    machine alone nothing is asked. Raises InventoryError, and UnknownHosts for all that match nothing.
+    The inventory is the one that Ansible uses by itself here (``ANSIBLE_INVENTORY``, its configuration). For
+    this machine alone nothing is asked. Raises InventoryError, and UnknownHosts for all that match nothing.
     """
     if all(name == LOCALHOST for name in wanted):
         return list(dict.fromkeys(wanted))
@@ -120,7 +120,7 @@ def _ansible(*arguments: str) -> str:
 
 
 def _stamps(source: str | None) -> list[Any]:
-    """What tells whether an inventory of plain files has changed; empty for any other, which is asked each time."""
+    """What tells whether an inventory of plain files has changed; empty for any other, which may any time."""
     if not source or "," in source:
         return []
     paths = [source]

@@ -1,4 +1,4 @@
-"""Playbooks on one host of the inventory, through ansible-runner; nothing of them stays here but what is told."""
+"""Playbooks on one host of the inventory, through ansible-runner, which leaves nothing here."""
 
 import os
 import shutil
@@ -25,9 +25,9 @@ def play(
 ) -> dict[str, Any]:
     """Run a playbook on a host; returns what it told by ``set_stats``.
 
-    The inventory is the one that Ansible uses by itself here. ``say`` gets Ansible's output line by line, but for
-    what the exception says: failures that were passed over must not look like the cause. SIGTERM ends it, so
-    this is for the main thread. Raises PlayFailed.
+    The inventory is the one that Ansible uses by itself here. ``say`` gets its output line by line, without
+    failures: those that were passed over must not look like the cause, which the exception tells. SIGTERM ends
+    it, so this is for the main thread. Raises PlayFailed.
     """
     told_to_end = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: told_to_end.set())

@@ -23,7 +23,7 @@ def host_name(host: str) -> str:
 
 
 def plan(config: Mapping[str, Any], folder: str) -> dict[str, list[Unit]]:
-    """The units of a `benchmarks` section (valid under its schema, its hosts resolved); `folder` is that of the run.
+    """The units of a `benchmarks` section (valid, its hosts resolved); `folder` is that of the run.
 
     - "hosts": the `name` of each in the inventory, how its results call it (`host`), and what the workloads
       need there (`needs`, by workload).
@@ -43,8 +43,8 @@ def plan(config: Mapping[str, Any], folder: str) -> dict[str, list[Unit]]:
     hosts = [host_name(host) for host in config["hosts"]]
     if len(set(hosts)) < len(hosts):
         raise BenchmarkError(
-            f"benchmarks.hosts: {host_name(LOCALHOST)} is the name of this machine, which {LOCALHOST} stands for, and "
-            f"of a host of the inventory, whose results would have the same place: name one of the two"
+            f"benchmarks.hosts: {host_name(LOCALHOST)} is this machine, which {LOCALHOST} stands for, and also a "
+            f"host of the inventory, whose results would have the same place: name one of the two"
         )
     own = {host_name(LOCALHOST)} if LOCALHOST in config["hosts"] else set()
     system = fingerprint.digest(fingerprint.collect(config["scratch"] or folder)) if own else None
