@@ -132,7 +132,7 @@ class Relay:
         self._listener.listen(1024)
         # A session of its own: an interrupt from the terminal is the controller's business.
         self._keeper = subprocess.Popen(
-            [sys.executable, "-m", "ripresa.hosts.transport.keeper"],
+            [sys.executable, "-m", "ripresa.hosts.transport.keeper", self._folder.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,  # nothing, unless it cannot even start
@@ -143,7 +143,6 @@ class Relay:
             "inventory": list(inventory),
             "directory": os.path.abspath(directory),
             "pattern": pattern,
-            "folder": self._folder.path,
         }
         assert self._keeper.stdin is not None
         self._keeper.stdin.write(json.dumps(told).encode() + b"\n")
