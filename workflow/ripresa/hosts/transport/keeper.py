@@ -1,9 +1,10 @@
 """The process between a controller and Ansible: starts a relay, and lets nothing of it outlive the two.
 
-Its argument is the folder of the relay's sockets. It has what starting Ansible needs (ansible-runner, a terminal, the environment) and a controller had better
-not have. Its standard input is one line of JSON and then stays open: its end is the end of the relay. Its
-standard output is lines of JSON: ``{"warning": TEXT}``, ``{"host": NAME, "problem": TEXT}`` of a host for
-which Ansible could not begin, and at last ``{"ended": TEXT or null}`` with the error that ended Ansible.
+Its argument is the folder of the relay's sockets. It has what starting Ansible needs (ansible-runner, a
+terminal, the environment) and a controller had better not have. Its standard input is one line of JSON and
+then stays open: its end is the end of the relay. Its standard output is lines of JSON: ``{"warning": TEXT}``,
+``{"host": NAME, "problem": TEXT}`` of a host for which Ansible could not begin, and at last ``{"ended": TEXT
+or null}`` with the error that ended Ansible.
 """
 
 import json
@@ -65,6 +66,7 @@ def configured_action_plugins() -> str:
 
 def runner(told: dict[str, Any], folder: Folder, speech: Speech) -> Runner:
     """The relay, ready to run."""
+    os.makedirs(folder.runner(told["directory"]), mode=0o700)
     configuration = RunnerConfig(
         private_data_dir=folder.runner(told["directory"]),
         project_dir=os.getcwd(),  # where Ansible looks for ansible.cfg, and where relative paths begin
@@ -138,12 +140,8 @@ def main() -> None:
     for target in (work, watch):
         threading.Thread(target=target, daemon=True).start()
     done.wait()
+    tell(ended=speech.problem)  # first, so that no further call goes to what is being cleaned up
     end_ansible()
     folder.remove()
     shutil.rmtree(folder.runner(told["directory"]), ignore_errors=True)
-    tell(ended=speech.problem)
     os._exit(0)  # the threads may hang in a read
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,7 @@ from typing import Any
 from ripresa.hosts.transport import wrapping
 
 ORIGINAL = "RIPRESA_RELAY_ORIGINAL"
-"""The variable with what Ansible's process had in its environment otherwise, a JSON object (null: nothing)."""
+"""The variable with what stood in the environment before the relay changed it: JSON, null for nothing."""
 KEEPALIVES = "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"
 """A connection that nothing comes through any more ends after 20 s at the latest."""
 PERSISTENT = "-C -o ControlMaster=auto -o ControlPersist=600s"
@@ -78,7 +78,7 @@ class Line:
 
 
 def restore_environment() -> None:
-    """Take what a relay needs out of the environment: a command on the controller's own machine inherits it."""
+    """Take what a relay needs out of the environment, which commands on this very machine inherit."""
     for name, value in json.loads(os.environ.pop(ORIGINAL)).items():
         if value is None:
             os.environ.pop(name, None)
