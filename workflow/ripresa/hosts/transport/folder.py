@@ -1,4 +1,4 @@
-"""Where the sockets of a relay lie: a private folder whose path is short, as a socket's has 108 bytes at most."""
+"""Where the sockets of a relay lie: a private folder with a short path, as a socket has 108 bytes at most."""
 
 import hashlib
 import os

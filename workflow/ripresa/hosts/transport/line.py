@@ -1,11 +1,14 @@
 """The connection of a host as Ansible has configured it, made fit for many commands."""
 
 import copy
+import json
 import os
 from typing import Any
 
 from ripresa.hosts.transport import wrapping
 
+ORIGINAL = "RIPRESA_RELAY_ORIGINAL"
+"""The variable with what stood in the environment before the relay changed it: JSON, null for nothing."""
 KEEPALIVES = "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"
 """A connection that nothing comes through any more ends after 20 s at the latest."""
 PERSISTENT = "-C -o ControlMaster=auto -o ControlPersist=600s"
@@ -72,6 +75,15 @@ class Line:
         connection._origins = dict(connection._origins)
         connection.set_option("ssh_args", f"{NO_OTHER} {connection.get_option('ssh_args')}")
         return connection
+
+
+def restore_environment() -> None:
+    """Take what a relay needs out of the environment, which commands on this very machine inherit."""
+    for name, value in json.loads(os.environ.pop(ORIGINAL)).items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _adjust(connection: Any, folder: str) -> None:

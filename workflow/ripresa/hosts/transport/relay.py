@@ -15,6 +15,12 @@ from ripresa.hosts.transport.failures import classify
 from ripresa.hosts.transport.folder import Folder
 from ripresa.hosts.transport.frames import encode, receive
 
+KEEPER = f"""import sys
+sys.path.insert(0, {os.path.abspath(__file__).rsplit(os.sep, 4)[0]!r})
+from ripresa.hosts.transport.keeper import main
+main()
+"""
+"""Finds this package wherever the controller has it from, with an environment that is left as it is."""
 END_S = 5.0
 """What a relay has to end once it is told so."""
 
@@ -132,18 +138,16 @@ class Relay:
         self._listener.listen(1024)
         # A session of its own: an interrupt from the terminal is the controller's business.
         self._keeper = subprocess.Popen(
-            [sys.executable, "-m", "ripresa.hosts.transport.keeper"],
+            [sys.executable, "-c", KEEPER, self._folder.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,  # nothing, unless it cannot even start
             start_new_session=True,
-            env=_environment(),
         )
         told = {
             "inventory": list(inventory),
             "directory": os.path.abspath(directory),
             "pattern": pattern,
-            "folder": self._folder.path,
         }
         assert self._keeper.stdin is not None
         self._keeper.stdin.write(json.dumps(told).encode() + b"\n")
@@ -217,10 +221,10 @@ class Relay:
     def _listen(self) -> None:
         """Hear what the keeper says, until it ends."""
         assert self._keeper.stdout is not None
-        problem: str | None = "the process that starts Ansible was killed"
+        killed = "the process that starts Ansible was killed"
         for line in self._keeper.stdout:
             if not line.startswith(b"{"):
-                problem = line.decode(errors="replace").strip() or problem
+                killed = line.decode(errors="replace").strip() or killed
                 continue
             told = json.loads(line)
             if "warning" in told:
@@ -230,12 +234,16 @@ class Relay:
                     self.failed[told["host"]] = told["problem"]
                     self._changed.notify_all()
             else:
-                problem = told["ended"]
+                self._lost(told["ended"])
+        if not self.ended:
+            self._lost(killed)
+        self._folder.remove()  # the keeper has done so, if it was not killed
+
+    def _lost(self, problem: str | None) -> None:
         with self._changed:
             self.problem, self.ended = problem, True
             self._changed.notify_all()
         self._close()
-        self._folder.remove()  # the keeper has done so, if it was not killed
 
     def _close(self) -> None:
         with contextlib.suppress(OSError):
@@ -245,12 +253,3 @@ class Relay:
             channels = list(self._channels.values())
         for channel in channels:
             channel.close()
-
-
-def _environment() -> dict[str, str]:
-    """The environment of the keeper: it must find this package, wherever the controller has it from."""
-    package = os.path.abspath(__file__).rsplit(os.sep, 4)[0]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
-    }

@@ -12,6 +12,7 @@ from ansible.plugins.action import ActionBase
 
 from ripresa.hosts.transport.folder import Folder
 from ripresa.hosts.transport.frames import encode
+from ripresa.hosts.transport.line import restore_environment
 from ripresa.hosts.transport.serving import Session
 
 # This module is loaded by the process of the play too, which looks for results of its workers a thousand
@@ -26,6 +27,7 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         variables = task_vars or {}
         folder = Folder(os.environ["RIPRESA_RELAY_FOLDER"])
+        restore_environment()
         name = str(variables["inventory_hostname"])
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(folder.socket)
