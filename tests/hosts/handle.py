@@ -304,7 +304,9 @@ class Hosts:
             orders.connect(str(self._orders(host)))
             orders.sendall(f"{order}\n".encode())
             if orders.recv(16) != b"done\n":
-                raise RuntimeError(f"the wire to {host} does not obey:\n{self.wires[host].log.read_text()[-2000:]}")
+                raise RuntimeError(
+                    f"the wire to {host} does not obey:\n{self.wires[host].log.read_text()[-2000:]}"
+                )
 
     @staticmethod
     def _everywhere(do: Callable[[str], None]) -> None:
