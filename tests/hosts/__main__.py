@@ -3,7 +3,7 @@
     python tests/hosts up         # brings them up, fresh, and writes inventories of them
     python tests/hosts down       # ends all of it and deletes its folder
 
-`packages` installs what it needs by apt-get, without starting any service. See docs/hosts.md.
+`packages` installs what it needs by apt-get, without starting any service.
 """
 
 import argparse
@@ -31,9 +31,7 @@ def main() -> int:
         default=Path(tempfile.gettempdir()) / "ripresa-hosts",
         help="where the hosts keep their files; another folder is another set (default: %(default)s)",
     )
-    parser.add_argument(
-        "--shared", action="store_true", help="let them see this checkout and /tmp"
-    )
+    parser.add_argument("--shared", action="store_true", help="let them see this checkout and /tmp")
     arguments = parser.parse_args()
     try:
         if arguments.what == "packages":

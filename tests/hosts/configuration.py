@@ -10,7 +10,10 @@ USER = "bench"  # who needs a password to become root
 USER_ID = 2000
 PASSWORD = "correct horse"
 # Made by `openssl passwd -6`. It opens nothing: sshd takes keys only.
-PASSWORD_HASH = "$6$aZnWoNhOky5D4DJR$TPxCwWGfA9pN2403l3JM/jY0e9zbmG7DBUIhVcpbCpFmWUGRVlLjOgnJ7a/hrrKPtwIPAU9LzIZmMF0.Dcu1p0"
+PASSWORD_HASH = (
+    "$6$aZnWoNhOky5D4DJR$TPxCwWGfA9pN2403l3JM/"
+    "jY0e9zbmG7DBUIhVcpbCpFmWUGRVlLjOgnJ7a/hrrKPtwIPAU9LzIZmMF0.Dcu1p0"
+)
 HOME_MB = 64  # room that the homes of a host share
 
 

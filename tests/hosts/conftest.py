@@ -1,11 +1,19 @@
 """What the tests of the hosts themselves share."""
 
 import subprocess
+import time
 
 import pytest
 import yaml
 
 OPTIONS = ("BatchMode=yes", "ConnectTimeout=5", "LogLevel=ERROR")
+
+
+def wait_until(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "what the test waits for did not happen"
+        time.sleep(0.01)
 
 
 class Ssh:
@@ -17,7 +25,10 @@ class Ssh:
 
     def command(self, host, line, user="root"):
         own = self.variables[host]
-        options = [*own["ansible_ssh_common_args"].split(), *(word for one in OPTIONS for word in ("-o", one))]
+        options = [
+            *own["ansible_ssh_common_args"].split(),
+            *(word for one in OPTIONS for word in ("-o", one)),
+        ]
         key, port = own["ansible_ssh_private_key_file"], str(own["ansible_port"])
         return ["ssh", "-F", "none", "-i", key, "-p", port, *options, f"{user}@{own['ansible_host']}", line]
 

@@ -69,7 +69,8 @@ class Host(Machine):
 
     def _listener(self) -> int | None:
         for pid in self.processes():
-            if _program(pid) == "sshd" and "[listener]" in _line(pid):
+            # Its children have the same title for a moment.
+            if _program(pid) == "sshd" and "[listener]" in _line(pid) and _parent(pid) == self.holder:
                 return pid
         return None
 
@@ -88,6 +89,14 @@ def _line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ").strip()
     except OSError:
         return ""
+
+
+def _parent(pid: int) -> int | None:
+    """The process id of the parent of a process; None if it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
 
 
 def _program(pid: int) -> str:

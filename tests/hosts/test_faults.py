@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hosts.configuration import ADDRESSES
+from hosts.conftest import wait_until
 
 DETACHED = "setsid sleep {} >/dev/null 2>&1 </dev/null & exit"
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
@@ -23,6 +24,12 @@ def answer(session, seconds):
     if not select.select([session.stdout], [], [], seconds)[0]:
         return None
     return os.read(session.stdout.fileno(), 1000)
+
+
+def lost(session):
+    """Whether ssh says that it has lost the connection, which it notices when it reads or when it writes."""
+    said = answer(session, 5)
+    return b"reset by peer" in said or b"Broken pipe" in said
 
 
 @pytest.fixture
@@ -53,7 +60,7 @@ def test_sshd_is_down_and_up(hosts, ssh, echo):
 
 
 def test_a_power_cut_is_silent_and_takes_every_process(hosts, ssh, echo):
-    ssh("h1", DETACHED.format(622) + "; touch ~/kept /home/bench/kept /var/tmp/kept /tmp/lost /dev/shm/lost")
+    ssh("h1", DETACHED.format(622))
     ssh("h1", "touch ~/kept /home/bench/kept /var/tmp/kept /tmp/lost /dev/shm/lost")
     before = ssh("h1", BOOT_ID).stdout
     hosts.power_off("h1")
@@ -65,7 +72,7 @@ def test_a_power_cut_is_silent_and_takes_every_process(hosts, ssh, echo):
     assert (hosts.disk("h1") / "homes/root/kept").exists()
     assert works(ssh, "h2")
     hosts.power_on("h1")
-    assert b"reset" in answer(echo, 5)
+    assert lost(echo)
     assert hosts.processes("h1") == []
     assert ssh("h1", "ls ~ /home/bench /var/tmp /tmp /dev/shm").stdout.split() == [
         "/dev/shm:", "/home/bench:", "kept", "/root:", "kept", "/tmp:", "/var/tmp:", "kept",
@@ -79,15 +86,18 @@ def test_a_power_cut_is_silent_and_takes_every_process(hosts, ssh, echo):
 
 
 def connect(hosts, seconds):
-    """Connect to the port of h1. Raises TimeoutError if nothing answers."""
-    with socket.create_connection((ADDRESSES["h1"], hosts.layout.port), timeout=seconds):
-        pass
+    """A connection to h1. Raises TimeoutError if nothing answers."""
+    return socket.create_connection((ADDRESSES["h1"], hosts.layout.port), timeout=seconds)
 
 
 def test_connections_are_cut(hosts, ssh, echo):
     ssh("h1", DETACHED.format(623))
-    hosts.cut("h1")
-    assert b"reset" in answer(echo, 5)
+    with connect(hosts, 5) as raw:
+        assert raw.recv(4) == b"SSH-"
+        hosts.cut("h1")
+        with pytest.raises(ConnectionResetError):
+            raw.makefile("rb").read()
+    assert lost(echo)
     assert works(ssh)
     assert "sleep 623" in hosts.processes("h1")
 
@@ -116,7 +126,7 @@ def test_what_ends_while_packets_vanish_is_not_told_before_they_pass(hosts, echo
 def test_a_cut_in_the_dark_leaves_no_connection_and_allows_none(hosts, echo):
     hosts.black_hole("h1")
     hosts.cut("h1")
-    assert b"reset" in answer(echo, 5)
+    assert lost(echo)
     with pytest.raises(TimeoutError):
         connect(hosts, 0.3)
 
@@ -147,10 +157,10 @@ def test_there_is_no_python(hosts, ssh):
         assert done.returncode == 127, done.stdout
         assert ssh("h1", f"command -v {name}").returncode != 0
     assert ssh("h1", "sudo -V && ls /usr/bin/env && ps").returncode == 0
-    assert len(hosts.processes("h1")) == 1
+    assert any("sleep(624)" in line for line in hosts.processes("h1"))
     assert ssh("h2", "python3 -V").returncode == 0
     hosts.python_back("h1")
-    assert ssh("h1", "python3 -V; ls /run").stdout.split()[2:] == ["sshd"]
+    assert ssh("h1", "python3 -V").stdout.startswith("Python 3")
 
 
 def test_the_host_key_is_another(hosts, ssh, echo):
@@ -185,5 +195,5 @@ def test_every_fault_is_healed_between_tests(hosts, ssh):
         assert ssh(host, "python3 -c 'open(\"/root/y\", \"w\").write(\"y\")'; ls ~ /tmp").stdout.split() == [
             "/root:", "y", "/tmp:",
         ]  # fmt: skip
-        assert hosts.processes(host) == []
+        wait_until(lambda host=host: hosts.processes(host) == [])
     assert Path("/usr/bin/python3").exists()

@@ -1,7 +1,7 @@
 """The witness of executions, and the judge."""
 
 from hosts import witness
-from hosts.test_hosts import wait_until
+from hosts.conftest import wait_until
 from hosts.witness import Execution
 
 DETACHED = "setsid /srv/witness {} {} {} >/dev/null 2>&1 </dev/null &"
@@ -55,5 +55,8 @@ def test_executions_are_witnessed_on_the_hosts(hosts):
 
 
 def test_a_user_and_root_write_to_the_same_log(hosts):
-    hosts.execute("h1", "su bench -c '/srv/witness theirs 1 0'; /srv/witness ours 1 0; su bench -c '/srv/witness theirs 2 0'")
+    hosts.execute(
+        "h1",
+        "su bench -c '/srv/witness theirs 1 0'; /srv/witness ours 1 0; su bench -c '/srv/witness theirs 2 0'",
+    )
     assert {target: len(several) for target, several in hosts.witnessed().items()} == {"theirs": 2, "ours": 1}

@@ -2,8 +2,8 @@
 
     python wire.py ADDRESS PORT SSHD_PORT SOCKET PID_FILE
 
-It relays from PORT to SSHD_PORT of ADDRESS and takes orders on the Unix socket SOCKET, a word a connection, and
-answers when the order is carried out:
+It relays from PORT to SSHD_PORT of ADDRESS and takes orders on the Unix socket SOCKET, a word a connection,
+and answers when the order is carried out:
 
 - ``open``: everything passes.
 - ``silent``: nothing passes any more, and nobody is told. Connections stay as they are and go on when the
@@ -32,6 +32,7 @@ class Wire:
         self.listener: socket.socket | None = None
         self.accepting: asyncio.Task[None] | None = None
         self.fillers: list[socket.socket] = []
+        self.own: set[tuple[str, int]] = set()  # ends of connections that are no one else's
         self.writers: set[asyncio.StreamWriter] = set()
         self.relays: set[asyncio.Task[None]] = set()
 
@@ -53,12 +54,13 @@ class Wire:
             filler = socket.socket()
             filler.setblocking(False)
             try:
-                async with asyncio.timeout(0.05):
+                async with asyncio.timeout(0.02):
                     await asyncio.get_running_loop().sock_connect(filler, self.here)
             except TimeoutError:
                 filler.close()
                 return
             self.fillers.append(filler)
+            self.own.add(filler.getsockname())
 
     async def closed(self) -> None:
         await self._stop_accepting()
@@ -88,7 +90,11 @@ class Wire:
 
     async def _accept(self, listener: socket.socket) -> None:
         while True:
-            connection, _ = await asyncio.get_running_loop().sock_accept(listener)
+            connection, peer = await asyncio.get_running_loop().sock_accept(listener)
+            if peer in self.own:
+                self.own.remove(peer)
+                connection.close()
+                continue
             relay = asyncio.create_task(self._relay(connection))
             self.relays.add(relay)
             relay.add_done_callback(self.relays.discard)

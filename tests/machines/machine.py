@@ -1,9 +1,9 @@
 """Machines: each is a host name of its own with all the processes that run under it.
 
 A machine is a set of kernel namespaces (host name, mounts, and whatever else it is given) kept open by a
-process that sleeps. Its processes see their own host name and their own mounts, as on any real machine; nothing
-of that is visible outside. And since children cannot leave, the namespace says exactly what runs on a machine,
-so that its power can be cut.
+process that sleeps. Its processes see their own host name and their own mounts, as on any real machine;
+nothing of that is visible outside. And since children cannot leave, the namespace says exactly what runs on a
+machine, so that its power can be cut.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ class Machine:
 
     ``steps`` are lines of sh that furnish it, run in its namespaces when its power is switched on. With a
     ``pid`` namespace its processes have numbers of their own, from 1 on, and end with the process that keeps
-    it. A machine ``within`` another begins with the mounts of that one, and ends with it if that has a ``pid``
-    namespace.
+    it. A machine ``within`` another begins with the mounts of that one, and ends with it if that one has a
+    ``pid`` namespace.
     """
 
     def __init__(
@@ -160,12 +160,17 @@ class Machine:
         """End everything on the machine, and the machine."""
         holder = self.holder
         if holder is not None:
-            space = self._space(holder)
             if self._kind != "pid":
                 self.cut()
-            os.kill(holder, signal.SIGKILL)
-            while any(self._space(pid) == space for pid in _all()):
-                time.sleep(0.005)
+            # While it is open its number is not given to the namespace of another machine.
+            with open(f"/proc/{holder}/ns/{self._kind}", "rb"):
+                space = self._space(holder)
+                os.kill(holder, signal.SIGKILL)
+                end = time.monotonic() + 30
+                while any(self._space(pid) == space for pid in _all()):
+                    if time.monotonic() > end:
+                        raise RuntimeError(f"{self.name}: its processes cannot be killed")
+                    time.sleep(0.005)
         self._file.unlink(missing_ok=True)
 
     def _space(self, pid: int) -> str | None:
@@ -177,7 +182,7 @@ def _all() -> Iterator[int]:
 
 
 def _namespace(pid: int, kind: str) -> str | None:
-    """The namespace of a kind in which a process lives; None for a process of which every thread has come to its end.
+    """The namespace of a kind that a process is in; None if all its threads have come to their end.
 
     The first thread of one that was killed may be a zombie while others still hold its ports.
     """
