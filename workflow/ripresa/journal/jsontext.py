@@ -24,7 +24,7 @@ try:
 except ImportError:  # another Python than CPython
     _scan: Any = None
 else:
-    _scan = _json.make_scanner(_Defaults)
+    _scan = _json.make_scanner(_Defaults)  # type: ignore[arg-type]
 
 
 def loads(text: str) -> Any:
