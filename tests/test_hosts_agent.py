@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import tarfile
+import tempfile
 import threading
 import time
 import zlib
@@ -46,6 +47,7 @@ class Agent:
         self.command = command
         self.root = Path(root)
         self.run = run
+        self.user = None
         self.dir = self.root / "runs" / run
         self.tokens = (f"token{number}" for number in count())
 
@@ -55,7 +57,8 @@ class Agent:
 
     def raw(self, data, **options):
         words = ["sh", "-c", self.command]
-        return subprocess.run(words, input=data, capture_output=True, check=False, timeout=60, **options)
+        options |= {"capture_output": True, "timeout": 60, "user": self.user}
+        return subprocess.run(words, input=data, check=False, **options)
 
     def __call__(self, *operations, follow=None, wait_s=0.0, payload=b"", **options):
         done = self.raw(self.request(*operations, follow=follow, wait_s=wait_s) + payload, **options)
@@ -123,10 +126,10 @@ def living(text, command=""):
     return found
 
 
-def install(root):
+def install(root, user=None):
     data, digest = bundle.build()
     command = bundle.install_command(str(root), digest, PYTHON)
-    subprocess.run(["sh", "-c", command], input=data, check=True, timeout=60)
+    subprocess.run(["sh", "-c", command], input=data, check=True, timeout=60, user=user)
     return bundle.call_command(str(root), digest)
 
 
@@ -194,7 +197,7 @@ def test_an_operation_that_fails_does_not_stop_the_others(agent):
 # Files
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     data=st.binary(max_size=3000), cuts=st.lists(st.integers(0, 3000), max_size=4), again=st.integers(0, 4)
 )
@@ -673,12 +676,54 @@ def test_outputs_that_cannot_be_packed(small):
 # What it runs on
 
 
+@ROOT
+def test_a_user_without_privileges(tmp_path):
+    """What a command leaves without permissions is kept and removed like everything else."""
+    root = Path(tempfile.mkdtemp(prefix="ripresa-"))
+    try:
+        shutil.chown(root, "nobody")
+        agent = Agent(install(root / "agent", user="nobody"), root / "agent", "run")
+        agent.user = "nobody"
+        assert agent.do("hello")["user"] == "nobody"
+        told = agent.result("mkdir -p d/e; echo > d/e/x; chmod 0 d/e d .; echo secret > out; exit 1")
+        key, token = key_of("a/unit.txt"), told["result"]["token"]
+        assert agent.do("forget", key=key, token=token, keep=True) == {"removed": True}
+        assert (agent.dir / "failed" / f"{key}.a1/work/d/e/x").exists()
+        told = agent.result("mkdir d; echo > d/x; chmod 0 d", outputs=["d"])["result"]
+        assert told["error"] == "permission" and told["outputs_size"] is None
+        assert agent.do("clean", kill=False) == {"removed": True}
+        assert not agent.root.exists()
+    finally:
+        shutil.rmtree(root)
+
+
+@ROOT
+def test_an_operation_that_is_not_permitted(installed, tmp_path):
+    root = Path(tempfile.mkdtemp(prefix="ripresa-"))
+    try:
+        root.chmod(0o755)
+        agent = Agent(install(root / "agent"), root / "agent", "run")
+        for path in [agent.root, *agent.root.rglob("*")]:
+            if not path.is_symlink():
+                path.chmod(0o755)
+        agent.user = "nobody"
+        refused = agent(agent.operation("true"))["done"][0]
+        assert refused["error"] == "permission" and "Permission denied" in refused["evidence"]
+    finally:
+        shutil.rmtree(root)
+
+
 def test_a_host_without_bash(installed, tmp_path):
     if shutil.which("unshare") is None or os.geteuid() != 0:
         pytest.skip("needs root and unshare")
     agent = Agent(*installed, run=tmp_path.name)
-    (tmp_path / "nothing").touch()
-    hide = f"mount --bind {tmp_path}/nothing /bin/bash"
+    # A root with everything but bash: what hides a file is a file, so its folder is replaced.
+    (tmp_path / "bin").mkdir()
+    for path in Path("/usr/bin").iterdir():
+        if path.name != "bash":
+            (tmp_path / "bin" / path.name).symlink_to(f"{tmp_path}/usr/{path.name}")
+    (tmp_path / "usr").mkdir()
+    hide = f"mount --bind /usr/bin {tmp_path}/usr; mount --bind {tmp_path}/bin /usr/bin"
     operation = agent.operation("true")
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", f"{hide}; {agent.command}"],
@@ -687,7 +732,8 @@ def test_a_host_without_bash(installed, tmp_path):
         check=False,
     )
     told = json.loads(done.stdout.rpartition(b"ripresa-answer\n")[2])["units"][operation["key"]]
-    assert told["result"]["exit_code"] == 126 and told["result"]["error"] is not None
+    assert told["result"]["exit_code"] == 126 and told["result"]["error"] == "environment"
+    assert told["result"]["evidence"] == "this host has no /bin/bash; install it"
     assert agent.do("clean", kill=True) == {"removed": True}
 
 

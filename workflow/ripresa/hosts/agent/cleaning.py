@@ -34,6 +34,7 @@ def put_away(unit: Unit, failed: dict[str, Any] | None) -> None:
         folders.make(kept)
         for path in (unit.work, unit.log):
             if os.path.lexists(path):
+                os.chmod(path, 0o700)  # a folder that may not be written to cannot be moved
                 os.rename(path, f"{kept}/{os.path.basename(path)}")
         _bound(os.path.dirname(kept))
     _remove(unit.folder)
@@ -52,8 +53,7 @@ def _bound(failed: str) -> None:
 def _remove(folder: str) -> None:
     """Remove a folder so that a crash on the way leaves none that looks whole."""
     head, name = os.path.split(folder)
-    gone = f"{head}/.{name}.gone"
-    folders.remove(gone)
+    gone = f"{head}/.{name}.{os.getpid()}"
     try:
         os.rename(folder, gone)
     except FileNotFoundError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from ripresa.journal import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Request:
 def parse(line: bytes) -> Request:
     """The request of a line; raises ValueError that says what cannot be understood."""
     try:
-        told = json.loads(line.decode())
+        told = jsontext.loads(line.decode())
     except (ValueError, RecursionError):
         raise ValueError("the request is no line of JSON") from None
     if not isinstance(told, dict):

@@ -6,7 +6,6 @@ call's session nor anything of its connection.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 
@@ -15,7 +14,7 @@ from ripresa.hosts.agent import result as results
 from ripresa.hosts.agent.errors import Refused
 from ripresa.hosts.agent.measuring import Measured
 from ripresa.hosts.agent.units import IDENTITY, Unit
-from ripresa.journal import clock, leases, processes, records
+from ripresa.journal import clock, jsontext, leases, processes, records
 from ripresa.recovery import circumstances, execution, signals
 from ripresa.recovery.execution import Execution
 from ripresa.recovery.stall import Stall
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from ripresa.hosts.agent.call import Here
     from ripresa.recovery.progress import Progress
 
+_KILLED = {"error": "unknown", "evidence": "the supervisor was killed at once"}
 _MEASURE_S = 1.0
 _NOT_STARTED = 126
 """The exit code of a command that could not be started, as shells have it."""
@@ -53,7 +53,7 @@ def launch(unit: Unit, operation: dict[str, Any], lease: leases.Lease, here: Her
     with open(ready, "rb") as file:
         said = file.read()
     if said != b"{}":
-        answer = json.loads(said or b'{"error": "unknown", "evidence": "the supervisor was killed at once"}')
+        answer = jsontext.loads(said.decode()) if said else _KILLED
         raise Refused(answer["error"], answer["evidence"])
 
 
@@ -89,7 +89,7 @@ def _supervise(unit: Unit, operation: dict[str, Any], lease: leases.Lease, here:
         _tell(unit, {})
         unit.hold_bell()
     except OSError as error:
-        os.write(told, json.dumps(errors.answer(error)).encode())
+        os.write(told, records.encode(errors.answer(error)))
         return
     os.write(told, b"{}")
     os.close(told)
@@ -98,7 +98,9 @@ def _supervise(unit: Unit, operation: dict[str, Any], lease: leases.Lease, here:
         known = watch.execute(lifeline, here)
     except Exception as error:  # whatever it is, the controller must hear of it
         known = errors.answer(error)
-    unit.conclude(results.new(operation, **{**watch.known, **known}))
+        known["disk_full"] = known["error"] == "disk"
+    watch.known.update(known, log_size=results.size_of(unit.log))
+    unit.conclude(results.new(operation, **watch.known))
     lease.release()
 
 
@@ -122,11 +124,11 @@ class _Watch:
         self.owner = owner
         self.directory = operation["directory"] or unit.work
         self.known: dict[str, Any] = {"started": owner["started"], "pid": owner["pid"]}
-        """What the result will say, as far as it is known by now."""
+        """What the result will say."""
         self._told_at = 0.0
 
     def execute(self, lifeline: processes.Lifeline, here: Here) -> dict[str, Any]:
-        """Run the command to its end and pack what it made; returns the rest of what is known."""
+        """Run the command to its end and pack what it made; returns what else the result will say."""
         limits, measure = self.operation["limits"], self.operation["measure"]
         beat_s = min(limits["beat_s"], _MEASURE_S) if measure else limits["beat_s"]
         progress = results.progress_of(self.unit, self.operation["progress"], self.directory, beat_s)
@@ -159,7 +161,6 @@ class _Watch:
             oom_killed=circumstances.oom_kills() > kills,
             disk_full=any(map(circumstances.is_full, places)),
             progress=progress.fields,
-            log_size=results.size_of(self.unit.log),
         )
         if isinstance(job, Measured):
             self.known["benchmark"] = job.benchmark

@@ -64,7 +64,8 @@ def state(unit: Unit, token: str) -> dict[str, Any]:
     if there.token != token:
         return {"state": sight.UNKNOWN, "token": there.token, "attempt": there.identity["attempt"]}
     if there.state == sight.RUNNING:
-        status = records.read_json(unit.status) or {}
+        status = records.read_json(unit.status)
+        status = status if isinstance(status, dict) else {}
         since = clock.seconds(there.owner.get("started"))
         return {
             "state": sight.RUNNING,
