@@ -50,24 +50,17 @@ DEFAULTS = {
     **{"order": "grouped", "seed": 1},
 }
 
-# Every workload with as little to do as possible.
+# With as little to do as possible. What takes longer than a second or two has its test in the slow tier.
 TINY = {
-    "7-zip": {},
     "baseline": {"seconds": 0.1},
     "dd": {"file_mb": 4},
     "disk": {"file_mb": 4, "random_seconds": 0.02},
     "fio": {"file_mb": 4, "seconds": 0.1},
-    "hpl": {"order": 100},
-    "iperf3": {"port": 52017},
     "linpack": {"order": 200},
     "openssl": {"algorithms": ["sha256"]},
     "stream": {"iterations": 3, "array_mb": 2},
     "stress-ng": {"stressors": ["cpu"]},
-    "sysbench": {},
-    "unixbench": {},
 }
-# Those that are not done in a second.
-LONG = {"7-zip", "hpl", "iperf3", "sysbench", "unixbench"}
 
 finite = st.floats(min_value=1e-3, max_value=1e6)
 samples = st.lists(finite, min_size=1, max_size=30)
@@ -428,10 +421,7 @@ def test_the_fingerprint_is_cheap():
 # Repetitions
 
 
-@pytest.mark.parametrize(
-    "workload",
-    [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in registry.names()],
-)
+@pytest.mark.parametrize("workload", TINY)
 def test_a_repetition_gives_a_valid_result_with_samples(workload, tmp_path, fingerprint_file, monkeypatch):
     installed(workload)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as `snakemake --cores 1` would have it

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 _STEP = re.compile(
-    r'\.?(?:"(?P<quoted>[^"]+)"|(?P<key>[^.\[\]"=]+))|\[(?:(?P<index>-?\d+)|(?P<all>\*)|(?P<where>[^\]]+))\]'
+    r'\.?(?:"(?P<quoted>[^"]+)"|(?P<key>[^.\[\]"=]+))|\[(?:(?P<index>-?\d+)|(?P<all>\*)|(?P<where>[^\]=]+=[^\]]*))\]'
 )
 
 
@@ -35,8 +35,6 @@ def _steps(path: str) -> Iterator[re.Match[str]]:
         # Between keys stands a dot, and only there.
         if not step or (step[0][0] == "." if at == 0 else step[0][0] not in ".["):
             raise ValueError(f"{path!r} is no path: what is meant by {path[at:]!r}?")
-        if step["where"] and not step["where"].partition("=")[0]:
-            raise ValueError(f"{path!r} is no path: before = in {step[0]!r} stands a key")
         yield step
         at = step.end()
 
