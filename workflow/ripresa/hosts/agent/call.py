@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     done = [_do(operation, run, here, sys.stdin.buffer) for operation in wanted.operations]
     answer = {
         "done": done,
-        "units": waiting.follow(run, wanted.follow, wanted.wait_s) if wanted.follow else {},
+        "units": waiting.follow(run, wanted.follow, wanted.wait_s, wanted.door) if wanted.follow else {},
         "now": time.time(),
         "boot_id": processes.boot_id(),
     }
@@ -71,6 +71,8 @@ def _do(operation: dict[str, Any], run: Run, here: Here, payload: BinaryIO) -> d
             return store.put(run, operation, payload)
         if name == "start":
             return starting.start(run, operation, here)
+        if name == "ring":
+            return waiting.ring(run, operation["door"])
         if name == "clean":
             return cleaning.clean(here.root, run, kill=operation["kill"])
         return operations.BY_NAME[name](run, operation)
