@@ -32,6 +32,8 @@ _FORGET_S = 0.2
 """How long what is to be forgotten waits for a call that goes there anyway."""
 _AGAIN_S, _AGAIN_MOST_S = 1.0, 30.0
 _RINGS, _RING_S = 20, 0.05
+_SPARE_S = 60.0
+"""How much longer than its limits a command may be there at most."""
 _LOCAL_S = 10.0
 """How long results wait while they cannot be written here."""
 
@@ -437,8 +439,7 @@ class Link:
 def _is_over(parcel: Parcel) -> bool:
     """Whether a command must have ended by now because its host enforces a limit."""
     limits = parcel.work.limits
-    wall_s = limits.get("wall_s")
-    if not wall_s:
+    if limits.wall_s is None:
         return False
-    spare_s = float(limits.get("grace_s") or 0.0) + 60.0
-    return time.time() - clock.seconds(parcel.sent.started) > float(wall_s) + spare_s
+    since = clock.seconds(parcel.sent.started)
+    return time.time() - since > limits.wall_s + limits.grace_s + _SPARE_S

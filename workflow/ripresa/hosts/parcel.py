@@ -65,7 +65,7 @@ class Parcel:
             "inputs": [{"path": f.path, "sha256": f.sha256, "mode": f.mode} for f in files],
             "folders": folders([*work.outputs]) if staged else [],
             "outputs": list(work.outputs) if staged else [],
-            "limits": dict(work.limits),
+            "limits": work.limits._asdict(),
             "progress": work.progress,
             "measure": work.measure,
         }

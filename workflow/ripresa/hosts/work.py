@@ -4,7 +4,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class Unshippable(ValueError):
@@ -20,6 +20,18 @@ class File(NamedTuple):
     size: int
 
 
+class Limits(NamedTuple):
+    """When a host ends a command: after ``wall_s``, or ``stall_s`` of silence (None: never), all in s."""
+
+    wall_s: float | None = None
+    stall_s: float | None = None
+    stall_source: str = "none"
+    grace_s: float = 10.0
+    """Between TERM and KILL."""
+    beat_s: float = 5.0
+    """Between two looks at it."""
+
+
 class Work(NamedTuple):
     """What one attempt executes."""
 
@@ -31,8 +43,7 @@ class Work(NamedTuple):
     outputs: list[str]
     """What it makes, relative to the working directory."""
     environment: Mapping[str, str] = {}
-    limits: Mapping[str, Any] = {}
-    """``wall_s``, ``stall_s``, ``stall_source``, ``grace_s``, ``beat_s``."""
+    limits: Limits = Limits()
     progress: str | None = None
     measure: bool = False
 
