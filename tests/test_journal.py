@@ -14,7 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ripresa.journal import attempts, clock, controller, leases, paths, processes, publish, records, state
+from ripresa.journal import (
+    attempts,
+    clock,
+    controller,
+    jsontext,
+    leases,
+    paths,
+    processes,
+    publish,
+    records,
+    state,
+)
 from ripresa.journal.events import emit
 from ripresa.journal.paths import Run
 from ripresa.recovery import breaker, policy
@@ -49,8 +60,21 @@ document = st.recursive(
 
 @given(document)
 def test_what_is_written_is_json_and_reads_back(value):
-    assert json.loads(records.encode(value)) == value
+    data = records.encode(value)
+    assert json.loads(data) == jsontext.loads(data.decode()) == value
     assert b"\n" not in records.encode(value)
+
+
+@given(st.text('[]{}:,"\\0123.eE-+ \n\ttrufalsn'))
+def test_what_is_no_json(line):
+    """The short way to the parser takes what the long way takes."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        with pytest.raises(ValueError):  # noqa: PT011
+            jsontext.loads(line)
+    else:
+        assert jsontext.loads(line) == value
 
 
 def test_what_json_has_no_word_for():

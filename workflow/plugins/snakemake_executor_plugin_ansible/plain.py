@@ -79,7 +79,8 @@ class Plain:
             command=script_of(self._members),
             inputs=[str(path) for path in self.job.input],
             mentioned=sorted(word for word in words if os.path.isfile(word) and word not in products),
-            outputs=list(dict.fromkeys(path for path in products if path not in self._measured())),
+            outputs=[path for path in products if path not in {*self._measured(), *self._logs()}],
+            logs=self._logs(),
             environment=self._environment,
             limits=self._limits(),
             measure=bool(self._measured()),
@@ -135,6 +136,9 @@ class Plain:
 
     def _owner(self, sent: Sent) -> dict[str, Any]:
         return {**processes.me(), "target": self.target, "remote": sent._asdict()}
+
+    def _logs(self) -> list[str]:
+        return [str(path) for path in self.job.log]
 
     def _products(self) -> list[str]:
         return [str(path) for path in self.job.products()]

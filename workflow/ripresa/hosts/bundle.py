@@ -1,7 +1,7 @@
-"""What is shipped to a host: this package as one archive, and the shell commands that install and call it there.
+"""What is shipped to a host: this package as an archive, and the shell commands that install and call it.
 
-A host needs sh and Python 3.9 or newer, nothing else. An archive is known by its content, so it is sent once; it
-appears on the host whole or not at all, and several controllers may send it at the same time.
+A host needs sh and Python 3.9 or newer, nothing else. An archive is known by its content, so it is sent once;
+it appears on the host whole or not at all, and several controllers may send it at the same time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ROOT = re.compile(r"(~[A-Za-z0-9._-]*)(?:/(.*))?", re.DOTALL)
 
 
 def build() -> tuple[bytes, str]:
-    """The archive (tar.gz) and its digest, 24 hex digits of the SHA-256 of the tar file; the same every time."""
+    """The archive (tar.gz) and its digest, 24 hex digits of the SHA-256 of the tar; always the same."""
     package = Path(ripresa.__file__).parent
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.USTAR_FORMAT) as archive:
@@ -56,12 +56,13 @@ def install_command(root: str, digest: str, python: str | None = None) -> str:
     ``python`` is tried first as the interpreter of agent and units. The command ends with `NO_PYTHON` and one
     line on standard error if there is none, with 1 and one line if the archive cannot be installed.
     """
-    candidates = list(dict.fromkeys(filter(None, [python, *_PYTHONS])))
+    given = [shell_path(python) if python[0] in "/~" else shlex.quote(python)] if python else []
+    candidates = " ".join(dict.fromkeys([*given, *_PYTHONS]))
     usable = f"import sys, zlib, tarfile, fcntl; sys.exit(sys.version_info < {OLDEST_PYTHON})"
     oldest = ".".join(map(str, OLDEST_PYTHON))
     return (
         f"root={shell_path(root)}\n"
-        f"for python in {shlex.join(candidates)}; do\n"
+        f"for python in {candidates}; do\n"
         f'  if "$python" -IS -c {shlex.quote(usable)} </dev/null >/dev/null 2>&1; then\n'
         f'    exec "$python" -IS -c {shlex.quote(_INSTALLER)} "$root" {shlex.quote(digest)} {_ENTRY}\n'
         f"  fi\n"
@@ -73,8 +74,10 @@ def install_command(root: str, digest: str, python: str | None = None) -> str:
 
 
 def call_command(root: str, digest: str) -> str:
-    """The shell command of one call, with the request on its standard input; exits with `MISSING` if the bundle
-    is to be installed first."""
+    """The shell command of one call, which takes the request on its standard input.
+
+    It exits with `MISSING` if the bundle is to be installed first.
+    """
     return (
         f"root={shell_path(root)}; bundle=$root/bundles/{shlex.quote(digest)}\n"
         f'if [ -x "$bundle/bin/python" ] && [ -f "$bundle/{_ENTRY}" ]; then\n'

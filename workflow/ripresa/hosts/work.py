@@ -3,7 +3,7 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -42,6 +42,8 @@ class Work(NamedTuple):
     """Files that its command names, sent along where they lie in the working directory."""
     outputs: list[str]
     """What it makes, relative to the working directory."""
+    logs: Sequence[str] = ()
+    """What else it writes there, to be brought back even if it fails."""
     environment: Mapping[str, str] = {}
     limits: Limits = Limits()
     progress: str | None = None

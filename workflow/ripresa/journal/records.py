@@ -65,10 +65,10 @@ def append(path: str, *added: dict[str, Any], fsync: bool = True) -> None:
 
 def parse(line: bytes) -> dict[str, Any] | None:
     """The record of one line, or None for a torn, empty or foreign line."""
-    import json
+    from ripresa.journal import jsontext
 
     try:
-        record = json.loads(line.decode())  # of bytes it would guess the encoding
+        record = jsontext.loads(line.decode())
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
@@ -161,9 +161,9 @@ def read_json(path: str) -> Any:
         return None
     if data == b"{}":
         return {}
-    import json
+    from ripresa.journal import jsontext
 
     try:
-        return json.loads(data)
+        return jsontext.loads(data.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         return None

@@ -3,8 +3,10 @@
 import os
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))))
+sys.path.insert(
+    0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+)
 
-from ripresa.hosts.agent.call import main  # noqa: E402
+from ripresa.hosts.agent.call import main
 
 sys.exit(main(sys.argv[1:]))

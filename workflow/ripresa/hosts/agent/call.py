@@ -5,14 +5,14 @@ Hosts print what they like at a login, so the answer is what follows the last li
 
 from __future__ import annotations
 
-import json
+import codecs
 import os
 import sys
 import time
 
 from ripresa.hosts.agent import cleaning, errors, facts, operations, request, starting, store, waiting
 from ripresa.hosts.agent.units import run_at
-from ripresa.journal import processes
+from ripresa.journal import processes, records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ripresa.journal.paths import Run
 
-NOT_UNDERSTOOD = 2
+FAILED, NOT_UNDERSTOOD = 1, 2
 
 
 class Here:
@@ -34,7 +34,11 @@ class Here:
 
 
 def main(arguments: list[str]) -> int:
-    """Answer one request; 2 and a line on standard error for one that cannot be understood."""
+    """Answer one request; returns the exit code.
+
+    That is 2 for a request that cannot be understood and 1 where files of followed units cannot be read, each
+    with a line on standard error.
+    """
     try:
         if len(arguments) != 1:
             raise ValueError("one argument is expected, the root of the agent")
@@ -45,17 +49,20 @@ def main(arguments: list[str]) -> int:
     here = Here(arguments[0])
     run = run_at(here.root, wanted.run)
     done = [_do(operation, run, here, sys.stdin.buffer) for operation in wanted.operations]
-    answer = {
-        "done": done,
-        "units": waiting.follow(run, wanted.follow, wanted.wait_s, wanted.door) if wanted.follow else {},
-        "now": time.time(),
-        "boot_id": processes.boot_id(),
-    }
     try:
-        sys.stdout.write(f"ripresa-answer\n{json.dumps(answer)}\n")
+        units = {}
+        if wanted.follow:
+            units = waiting.follow(run, wanted.follow, wanted.wait_s, wanted.door)
+    except OSError as error:
+        told = errors.answer(error)
+        print(f"ripresa agent: {told['evidence']} ({told['error']})", file=sys.stderr)
+        return FAILED
+    answer = {"done": done, "units": units, "now": time.time(), "boot_id": processes.boot_id()}
+    try:
+        sys.stdout.write(f"ripresa-answer\n{_ascii(answer)}\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        os._exit(1)  # nobody is there any more; Python would try once more to flush
+        os._exit(FAILED)  # nobody is there any more; Python would try once more to flush
     return 0
 
 
@@ -78,3 +85,15 @@ def _do(operation: dict[str, Any], run: Run, here: Here, payload: BinaryIO) -> d
         return operations.BY_NAME[name](run, operation)
     except Exception as error:  # of one unit, perhaps; the others' operations are not to suffer for it
         return errors.answer(error)
+
+
+def _ascii(document: Any) -> str:
+    """A document as JSON that survives whatever a host's locale does to text."""
+    codecs.register_error("json", _escaped)
+    return records.dumps(document).encode("ascii", "json").decode()
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[n : n + 4]}" for n in range(0, len(units), 4)), error.end

@@ -20,20 +20,21 @@ if TYPE_CHECKING:
 
 KEPT = 5
 KEPT_BYTES = 256 << 20
-_GRACE_S = 5.0
+_GRACE_S = 2.0
 """A command that is ended to be cleaned up has this long to end by itself."""
 _KILLED_S = 10.0
 _MOMENT_S = 0.01
 
 
 def put_away(unit: Unit, failed: dict[str, Any] | None) -> None:
-    """Remove the folder of a unit; of one that failed (its result is given) keep the work folder and the log."""
+    """Remove the folder of a unit; of one that failed, whose result is given, keep work folder and log."""
     if failed is not None:
         kept = f"{unit.run.dir}/failed/{unit.key}.a{failed['attempt']}"
         folders.remove(kept)
         folders.make(kept)
         for path in (unit.work, unit.log):
             if os.path.lexists(path):
+                os.chmod(path, 0o700)  # a folder that may not be written to cannot be moved
                 os.rename(path, f"{kept}/{os.path.basename(path)}")
         _bound(os.path.dirname(kept))
     _remove(unit.folder)
@@ -52,8 +53,7 @@ def _bound(failed: str) -> None:
 def _remove(folder: str) -> None:
     """Remove a folder so that a crash on the way leaves none that looks whole."""
     head, name = os.path.split(folder)
-    gone = f"{head}/.{name}.gone"
-    folders.remove(gone)
+    gone = f"{head}/.{name}.{os.getpid()}"
     try:
         os.rename(folder, gone)
     except FileNotFoundError:
@@ -97,7 +97,7 @@ def _leased(run: Run) -> list[str]:
 
 
 def _runs(unit: Unit) -> bool:
-    """Whether anything of a unit still runs. Its result may be there a moment before its supervisor is gone."""
+    """Whether anything of a unit still runs; its result may be there while its supervisor is."""
     return sight.look(unit).state == sight.RUNNING or bool(leases.held(unit.lease))
 
 

@@ -22,14 +22,9 @@ def sync(path: str) -> None:
 
 def size(path: str) -> int:
     """Bytes on disk of a folder and all below it."""
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in (".", *names):
-            try:
-                total += os.lstat(f"{folder}/{name}").st_blocks * 512
-            except FileNotFoundError:
-                continue
-    return total
+    info = os.lstat(path)
+    below = _names(path, info.st_mode) if stat.S_ISDIR(info.st_mode) else []
+    return info.st_blocks * 512 + sum(size(f"{path}/{name}") for name in below)
 
 
 def remove(path: str) -> None:
@@ -44,10 +39,13 @@ def remove(path: str) -> None:
     if not stat.S_ISDIR(mode):
         os.unlink(path)
         return
-    if mode & 0o700 != 0o700:
-        os.chmod(path, 0o700)
-    with os.scandir(path) as entries:
-        names = [entry.name for entry in entries]
-    for name in names:
+    for name in _names(path, mode):
         remove(f"{path}/{name}")
     os.rmdir(path)
+
+
+def _names(path: str, mode: int) -> list[str]:
+    """What is in a folder, which is made accessible for that."""
+    if mode & 0o700 != 0o700:
+        os.chmod(path, 0o700)
+    return os.listdir(path)

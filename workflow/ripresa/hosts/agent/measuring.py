@@ -35,7 +35,9 @@ class Measured(Execution):
     def benchmark(self) -> dict[str, Any]:
         """The measures; ``mean_load`` in % of one CPU."""
         seconds = max((self._ended or time.monotonic()) - self.started, 1e-6)
-        peaks = {f"max_{name}_mb": round(value / _MB, 2) if value else None for name, value in self._max.items()}
+        peaks = {
+            f"max_{name}_mb": round(value / _MB, 2) if value else None for name, value in self._max.items()
+        }
         return {
             "seconds": round(seconds, 4),
             "max_rss_mb": round(self.max_rss_mb, 2),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from ripresa.hosts.agent import cleaning, data, folders, sight
+from ripresa.hosts.agent import cleaning, data, sight
 from ripresa.hosts.agent.errors import Refused
 from ripresa.hosts.agent.units import Unit, keys
 from ripresa.journal import leases, processes
@@ -24,9 +24,18 @@ _MOMENT_S = 0.005
 
 def cancel(run: Run, operation: dict[str, Any]) -> dict[str, Any]:
     """Ask a supervisor to end its unit: TERM, and KILL after its grace or when asked twice."""
-    there = _there(Unit(run, operation["key"]), operation["token"])
-    if there is None:
-        return {"state": sight.UNKNOWN}
+    unit = Unit(run, operation["key"])
+    end = time.monotonic() + _PATIENCE_S
+    while True:
+        there = _there(unit, operation["token"])
+        if there is None:
+            return {"state": sight.UNKNOWN}
+        # Until then the owner is the call that prepares the unit.
+        if there.state != sight.RUNNING or "lifeline" in there.owner:
+            break
+        if time.monotonic() > end:
+            raise Refused("unknown", f"{there.identity['target']} is still being prepared")
+        time.sleep(_MOMENT_S)
     if there.state == sight.RUNNING:
         told = processes.alive(there.owner)
         if told is None:

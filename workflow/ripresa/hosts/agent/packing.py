@@ -17,7 +17,8 @@ def absent(directory: str, outputs: list[str]) -> list[str]:
 def pack(directory: str, outputs: list[str], path: str) -> int:
     """Pack outputs, whole directories too, into a tar file on disk; returns its size in bytes.
 
-    Modes and times are kept and links stay links; owners are not told. Raises OSError, and leaves nothing then.
+    Modes and times are kept and links stay links; owners are not told. Raises OSError and leaves nothing
+    then.
     """
     import tarfile
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from ripresa.journal import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,14 +36,14 @@ class Request:
 def parse(line: bytes) -> Request:
     """The request of a line; raises ValueError that says what cannot be understood."""
     try:
-        told = json.loads(line.decode())
+        told = jsontext.loads(line.decode())
     except (ValueError, RecursionError):
         raise ValueError("the request is no line of JSON") from None
     if not isinstance(told, dict):
         raise ValueError("the request is no JSON object")
     run, operations = told.get("run"), told.get("do", [])
     follow, wait_s, door = told.get("follow", {}), told.get("wait_s", 0), told.get("door")
-    if not _is_name(run):
+    if not isinstance(run, str) or not _is_name(run):
         raise ValueError(f"the run has no usable name: {run!r}")
     if not isinstance(operations, list):
         raise ValueError("'do' is no list")
@@ -71,10 +71,10 @@ def _check(operation: Any) -> None:
 
 
 def _check_start(operation: dict[str, Any]) -> None:
-    """What a unit has in its work folder must stay in it; in a shared directory paths are its own business."""
+    """Paths within a work folder must stay in it; in a shared directory they may lead anywhere."""
     if operation["directory"] is not None:
         return
-    paths = [*operation["folders"], *operation["outputs"], *(one["path"] for one in operation["inputs"])]
+    paths = [*operation["folders"], *operation["outputs"], *operation["logs"], *(one["path"] for one in operation["inputs"])]
     for path in paths:
         if not path or path.startswith("/") or ".." in path.split("/") or "\0" in path:
             raise ValueError(f"no path within a work folder: {path!r:.100}")
@@ -126,7 +126,10 @@ def _is_table(value: Any) -> bool:
 
 def _is_inputs(value: Any) -> bool:
     return isinstance(value, list) and all(
-        isinstance(one, dict) and _is_text(one.get("path")) and _is_sum(one.get("sha256")) and _is_count(one.get("mode"))
+        isinstance(one, dict)
+        and _is_text(one.get("path"))
+        and _is_sum(one.get("sha256"))
+        and _is_count(one.get("mode"))
         for one in value
     )
 
@@ -168,6 +171,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
         "inputs": _is_inputs,
         "folders": _is_texts,
         "outputs": _is_texts,
+        "logs": _is_texts,
         "limits": _is_limits,
         "progress": _is_optional_text,
         "measure": _is_flag,

@@ -58,7 +58,7 @@ def new(identity: dict[str, Any], **known: Any) -> dict[str, Any]:
 
 
 def progress_of(unit: Unit, source: str | None, directory: str, beat_s: float) -> Progress:
-    """The progress of a unit whose command runs in ``directory``, to which paths of its source are relative."""
+    """The progress of a unit; paths of its source are relative to where its command runs."""
     kind, _, path = (source or "").partition(":")
     if kind in ("file", "counter") and path not in ("", "$RIPRESA_PROGRESS"):
         source = f"{kind}:{os.path.join(directory, path)}"

@@ -6,7 +6,6 @@ conclude any more gets the result `interrupted`. All that changes a unit is done
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 
@@ -85,11 +84,14 @@ def settle(unit: Unit, lease: leases.Lease) -> Sight:
     identity = previous if isinstance(previous.get("token"), str) else named
     torn = os.path.lexists(unit.result)
     rebooted = (identity.get("host"), identity.get("boot_id")) != (os.uname().nodename, processes.boot_id())
-    if not identity or not (previous or torn or rebooted or os.path.lexists(unit.status)):
+    ran = "lifeline" in previous or torn or os.path.lexists(unit.status)
+    if not identity or not (ran or rebooted):
         # Whoever was to start it was killed before anything of it ran.
         return Sight(UNKNOWN, {})
     evidence = _TORN if torn else _REBOOTED if rebooted else _KILLED
-    result = results.interrupted(unit, identity, evidence)
-    with contextlib.suppress(OSError):  # who looks next comes to the same end
-        unit.conclude(result)
-    return Sight(ENDED, result, result)
+    there = Sight(ENDED, identity, results.interrupted(unit, identity, evidence))
+    try:
+        unit.conclude(there.result)
+    except OSError:
+        return there  # who looks next comes to the same end
+    return there

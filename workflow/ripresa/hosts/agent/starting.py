@@ -7,7 +7,7 @@ import time
 
 from ripresa.hosts.agent import folders, sight, store, supervisor
 from ripresa.hosts.agent.errors import Refused
-from ripresa.hosts.agent.units import Unit
+from ripresa.hosts.agent.units import IDENTITY, Unit
 from ripresa.journal import clock, leases, processes, records
 
 TYPE_CHECKING = False
@@ -38,6 +38,8 @@ def start(run: Run, operation: dict[str, Any], here: Here) -> dict[str, Any]:
         there = sight.settle(unit, lease)
         if there.state == sight.ENDED:
             return _there(there)
+        # From now on whoever looks sees what is under way.
+        lease.write({**processes.me(), **{name: operation[name] for name in IDENTITY}})
         gone = store.missing(run, [one["sha256"] for one in operation["inputs"]])
         if gone:
             return {"state": "missing", "files": gone}

@@ -1,7 +1,7 @@
 """Staged inputs of a run, each kept once under the checksum of its content.
 
-A file arrives in pieces, perhaps over several connections, and stands under its name only when it is complete,
-checked and on disk.
+A file arrives in pieces, perhaps over several connections, and has its name only when it is complete, checked
+and on disk.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The supervisor of a unit: a process of its own that watches the command to its end and tells what came of it.
+"""The supervisor of a unit: a process that watches the command to its end and tells what came of it.
 
 It is forked by the call that starts the unit, so that nothing has to be loaded again, and has neither that
 call's session nor anything of its connection.
@@ -6,7 +6,6 @@ call's session nor anything of its connection.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 
@@ -15,7 +14,7 @@ from ripresa.hosts.agent import result as results
 from ripresa.hosts.agent.errors import Refused
 from ripresa.hosts.agent.measuring import Measured
 from ripresa.hosts.agent.units import IDENTITY, Unit
-from ripresa.journal import clock, leases, processes, records
+from ripresa.journal import clock, jsontext, leases, processes, records
 from ripresa.recovery import circumstances, execution, signals
 from ripresa.recovery.execution import Execution
 from ripresa.recovery.stall import Stall
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from ripresa.hosts.agent.call import Here
     from ripresa.recovery.progress import Progress
 
+_KILLED = {"error": "unknown", "evidence": "the supervisor was killed at once"}
 _MEASURE_S = 1.0
 _NOT_STARTED = 126
 """The exit code of a command that could not be started, as shells have it."""
@@ -53,7 +53,7 @@ def launch(unit: Unit, operation: dict[str, Any], lease: leases.Lease, here: Her
     with open(ready, "rb") as file:
         said = file.read()
     if said != b"{}":
-        answer = json.loads(said or b'{"error": "unknown", "evidence": "the supervisor was killed at once"}')
+        answer = jsontext.loads(said.decode()) if said else _KILLED
         raise Refused(answer["error"], answer["evidence"])
 
 
@@ -74,10 +74,8 @@ def _detach(*kept: int) -> None:
                 continue  # the listing itself
 
 
-def _supervise(
-    unit: Unit, operation: dict[str, Any], lease: leases.Lease, here: Here, told: int
-) -> None:
-    """Run a unit to its result. What fails before its command runs is told to the call, which waits for it."""
+def _supervise(unit: Unit, operation: dict[str, Any], lease: leases.Lease, here: Here, told: int) -> None:
+    """Run a unit to its result; what fails before its command runs is told to the call, which waits."""
     execution.listen()
     lifeline = processes.Lifeline()
     owner = {
@@ -91,7 +89,7 @@ def _supervise(
         _tell(unit, {})
         unit.hold_bell()
     except OSError as error:
-        os.write(told, json.dumps(errors.answer(error)).encode())
+        os.write(told, records.encode(errors.answer(error)))
         return
     os.write(told, b"{}")
     os.close(told)
@@ -100,12 +98,14 @@ def _supervise(
         known = watch.execute(lifeline, here)
     except Exception as error:  # whatever it is, the controller must hear of it
         known = errors.answer(error)
-    unit.conclude(results.new(operation, **{**watch.known, **known}))
+        known["disk_full"] = known["error"] == "disk"
+    watch.known.update(known, log_size=results.size_of(unit.log))
+    unit.conclude(results.new(operation, **watch.known))
     lease.release()
 
 
 def _tell(unit: Unit, status: dict[str, Any]) -> None:
-    """Say how far a unit is. Who reads it sees the old or the new whole, but after a crash perhaps neither."""
+    """Say how far a unit is. Readers see the old or the new whole, but after a crash perhaps neither."""
     temporary = unit.status + ".tmp"
     with open(temporary, "wb") as file:
         file.write(records.encode(status))
@@ -124,11 +124,11 @@ class _Watch:
         self.owner = owner
         self.directory = operation["directory"] or unit.work
         self.known: dict[str, Any] = {"started": owner["started"], "pid": owner["pid"]}
-        """What the result will say, as far as it is known by now."""
+        """What the result will say."""
         self._told_at = 0.0
 
     def execute(self, lifeline: processes.Lifeline, here: Here) -> dict[str, Any]:
-        """Run the command to its end and pack what it made; returns the rest of what is known."""
+        """Run the command to its end and pack what it made; returns what else the result will say."""
         limits, measure = self.operation["limits"], self.operation["measure"]
         beat_s = min(limits["beat_s"], _MEASURE_S) if measure else limits["beat_s"]
         progress = results.progress_of(self.unit, self.operation["progress"], self.directory, beat_s)
@@ -161,7 +161,6 @@ class _Watch:
             oom_killed=circumstances.oom_kills() > kills,
             disk_full=any(map(circumstances.is_full, places)),
             progress=progress.fields,
-            log_size=results.size_of(self.unit.log),
         )
         if isinstance(job, Measured):
             self.known["benchmark"] = job.benchmark
@@ -190,7 +189,7 @@ class _Watch:
 
     def _beat(self, job: Execution, progress: Progress) -> None:
         now = time.monotonic()
-        if now < self._told_at + leases.HEARTBEAT_S:
+        if now < self._told_at + leases.HEARTBEAT_S and not progress.changed:
             return
         self._told_at = now
         try:
@@ -200,17 +199,18 @@ class _Watch:
             return  # a beat more or less is no reason to end what runs
 
     def _settle(self, job: Execution) -> dict[str, Any]:
-        """Clear the unit's own temporary files, and pack its outputs if it succeeded."""
+        """Clear the unit's own temporary files, and pack what it made: where it failed, its log files alone."""
         try:
             folders.remove(self.unit.scratch)
             folders.remove(self.unit.tmp)
-            if job.exit_code != 0 or job.stopped is not None:
+            wanted = list(self.operation["logs"])
+            if job.exit_code == 0 and job.stopped is None:
+                outputs = self.operation["outputs"]
+                self.known["missing"] = packing.absent(self.directory, outputs)
+                wanted += outputs
+            if self.operation["directory"] is not None or not wanted:
                 return {}
-            outputs = self.operation["outputs"]
-            self.known["missing"] = packing.absent(self.directory, outputs)
-            if self.operation["directory"] is not None or not outputs:
-                return {}
-            return {"outputs_size": packing.pack(self.directory, outputs, self.unit.outputs)}
+            return {"outputs_size": packing.pack(self.directory, wanted, self.unit.outputs)}
         except OSError as error:
             problem = errors.answer(error)
             if problem["error"] == "disk":
@@ -219,7 +219,7 @@ class _Watch:
 
 
 def _environment(unit: Unit, operation: dict[str, Any], here: Here) -> dict[str, str]:
-    """The variables of a command: those of the login, the given ones over them, then those of this package."""
+    """The variables of a command: the login's, the given ones over them, then those of this package."""
     known = {name: value for name, value in here.environment.items() if not name.startswith("SSH_")}
     known.update(operation["environment"])
     packages = [here.bundle, *filter(None, [known.get("PYTHONPATH")])]

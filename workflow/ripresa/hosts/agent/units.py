@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from ripresa.hosts.agent import folders
@@ -91,13 +90,17 @@ class Unit:
 
         Without one (not all file systems have them) they just look again from time to time.
         """
-        with contextlib.suppress(OSError):
+        try:
             os.mkfifo(self.bell, 0o600)
+        except OSError:
+            return
 
     def hold_bell(self) -> None:
         """Hold the bell open for the rest of this process's life."""
-        with contextlib.suppress(OSError):
+        try:
             os.open(self.bell, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return
 
     def listen(self) -> int | None:
         """Open the bell; a poll of it reports a hang-up once the supervisor that held it is gone."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ripresa.journal.paths import Run
 
 _LOOK_S = 5.0
+_DYING_S, _MOMENT_S = 1.0, 0.02
+"""A killed process closes its files some moments before it counts as gone."""
 _INLINE = 128_000
 _STDOUT = 1
 
@@ -79,16 +81,19 @@ def follow(run: Run, wanted: dict[str, str], wait_s: float, door_name: str | Non
     door = Door(run, door_name)
     if door.fd is not None:
         poll.register(door.fd, select.POLLIN)
+    rung = -_DYING_S
     try:
         while True:
             states = {key: state(units[key], token) for key, token in wanted.items()}
             left = end - time.monotonic()
             if left <= 0 or any(one["state"] != sight.RUNNING for one in states.values()):
                 return states
-            for fd, _ in poll.poll(1000 * min(left, _LOOK_S)):
+            pause = _MOMENT_S if time.monotonic() < rung + _DYING_S else _LOOK_S
+            for fd, _ in poll.poll(1000 * min(left, pause)):
                 if fd in (_STDOUT, door.fd):
                     return states
                 poll.unregister(fd)
+                rung = time.monotonic()
     finally:
         door.close()
         for fd in bells:
@@ -103,7 +108,8 @@ def state(unit: Unit, token: str) -> dict[str, Any]:
     if there.token != token:
         return {"state": sight.UNKNOWN, "token": there.token, "attempt": there.identity["attempt"]}
     if there.state == sight.RUNNING:
-        status = records.read_json(unit.status) or {}
+        status = records.read_json(unit.status)
+        status = status if isinstance(status, dict) else {}
         since = clock.seconds(there.owner.get("started"))
         return {
             "state": sight.RUNNING,
