@@ -22,6 +22,7 @@ CORE = (
     "ripresa.configuration",
     "ripresa.notify",
     "ripresa.slurm",
+    "ripresa.template",
 )
 FAMILIES, CLI = ("ripresa.families",), ("ripresa.cli",)
 SNAKEMAKE, PLUGINS = ("snakemake",), tuple(path.name for path in (WORKFLOW / "plugins").glob("snakemake_*"))
@@ -49,7 +50,7 @@ def layer(path: Path) -> str | None:
     if top != "workflow":
         return top if top == "rules" else None
     if rest[0] == "ripresa":
-        below = f"ripresa.{rest[1]}"
+        below = f"ripresa.{rest[1].removesuffix('.py')}"
         return "core" if below in CORE else rest[1] if below in (*FAMILIES, *CLI) else None
     return rest[0] if rest[0] in FORBIDDEN else None
 

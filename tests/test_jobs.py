@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import wait_until
+from ripresa import template
 from ripresa.configuration.settings import _checker
-from ripresa.families.jobs import environment, extraction, template
+from ripresa.families.jobs import environment, extraction
 from ripresa.families.jobs.book import Book
 from ripresa.families.jobs.checkpoints import candidates, newest_valid
 from ripresa.families.jobs.errors import JobError

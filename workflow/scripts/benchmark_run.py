@@ -1,7 +1,10 @@
 """Measure one repetition: UNIT (JSON) FINGERPRINT OUTPUT [SAMPLES]."""
 
+from __future__ import annotations
+
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +16,7 @@ def main(unit_text: str, fingerprint: str, output: str, samples: str | None = No
     unit = json.loads(unit_text)
     scratch = unit["scratch"] or os.path.dirname(os.path.abspath(output))
     digest = json.loads(Path(fingerprint).read_text())["digest"]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that folders are removed
     use_all_cpus()
     try:
         os.makedirs(scratch, exist_ok=True)

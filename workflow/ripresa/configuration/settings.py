@@ -32,7 +32,8 @@ def resolve(
     ``directory`` holds config.yaml, <family>.yaml for each family that it names, and recovery.yaml (may be
     absent). ``config`` is what Snakemake was given by ``--config`` and ``--configfile``, with or without what
     it read from config.yaml; its values win over the files, mappings key by key, all else as a whole. With
-    ``standalone: true`` it is the whole configuration, and of the files only recovery.yaml is read.
+    ``standalone: true`` it is the whole configuration, and of the files only recovery.yaml is read, and those
+    that define something (see `definitions`).
     ``source`` is what messages call its origin. Returns {run_id, strict_resume, families, recovery,
     <family>: ...} in plain dicts and lists. Raises ConfigurationError with every problem of every file.
     """
@@ -137,16 +138,22 @@ class _Resolution:
         """A section with its defaults, or None if something is wrong with it."""
         if section in self.unreadable:
             return None
+        from ripresa.configuration.definitions import expanded, incoherent_keys
         from ripresa.configuration.messages import explain
 
         at = () if section == "config" else (section,)
-        checker = _checker(section)
+        checker, problems = expanded(_checker(section), self._value(section), self.directory)
+        self.problems += problems
         errors = checker.errors(self._value(section))
         if self._reread(errors, at):
             errors = checker.errors(self._value(section))
         for error in errors:
             self.problems += [self._problem(where, text) for where, text in explain(error, checker, at)]
-        return None if errors else checker.filled(self._value(section))
+        if errors:
+            return None
+        for where, text in incoherent_keys(checker, self._value(section)):
+            self.problems.append(self._problem((*at, *where), text))
+        return checker.filled(self._value(section))
 
     def _reread(self, errors: list[ValidationError], at: Path) -> bool:
         """Correct values that Snakemake's command line has read differently from YAML.

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Direction = Literal["higher", "lower"]
-
-LATENCY_PERCENTILES = (50.0, 95.0, 99.0, 99.9)
 
 
 class BenchmarkError(Exception):
@@ -40,18 +37,3 @@ class Measurement:
     @property
     def primary(self) -> Metric:
         return self.metrics[0]
-
-
-def percentile(ordered: Sequence[float], percent: float) -> float:
-    """Nearest-rank percentile of ascending values: always a value that was measured."""
-    rank = math.ceil(round(percent * len(ordered) / 100, 9))  # 99.9 % of 1000 is 999, not a trace more
-    return ordered[max(rank, 1) - 1]
-
-
-def latency_metrics(name: str, microseconds: Sequence[float]) -> list[Metric]:
-    """p50, p95, p99 and p99.9 of latencies in microseconds, as metrics `<name>_p50`..."""
-    ordered = sorted(microseconds)
-    return [
-        Metric(f"{name}_p{percent:g}", percentile(ordered, percent), "us", "lower")
-        for percent in LATENCY_PERCENTILES
-    ]

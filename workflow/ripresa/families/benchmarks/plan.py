@@ -9,6 +9,7 @@ from typing import Any
 from ripresa.families.benchmarks import fingerprint, registry
 from ripresa.families.benchmarks.adaptive import Repetitions
 from ripresa.families.benchmarks.measurement import BenchmarkError
+from ripresa.families.benchmarks.needs import missing
 
 Unit = dict[str, Any]
 
@@ -25,7 +26,9 @@ def plan(config: Mapping[str, Any], folder: str) -> dict[str, list[Unit]]:
       changed makes its fingerprint out of date, and with it all that was measured there.
     - "series": one for each host and workload: how often it is repeated (`minimum`, `maximum`), whether
       it warms up, and why it cannot run here (`skipped`, null if it can).
-    - "warmups", "repetitions": what is run, with all that determines the result.
+    - "warmups", "repetitions": what is run, with all that determines the result: the parameters, and the
+      definition of the workload, so that a host needs no files of workloads. `peer` is the next host for a
+      workload between two, null if there is no other.
     - "verdicts": after which repetitions it is judged whether the `cv` is small enough.
 
     BenchmarkError, which names the place, for what the schema cannot see. Takes a few milliseconds.
@@ -39,27 +42,34 @@ def plan(config: Mapping[str, Any], folder: str) -> dict[str, list[Unit]]:
     for workload, given in config["workloads"].items():
         settings = {**{key: config[key] for key in ("preset", "repetitions", "warmup")}, **(given or {})}
         try:
-            parameters = registry.parameters(workload, settings["preset"], settings.get("parameters"))
             wanted = Repetitions.of(settings["repetitions"])
         except BenchmarkError as error:
             raise BenchmarkError(f"benchmarks.workloads.{workload}: {error}") from error
-        measured = {"preset": settings["preset"], "parameters": parameters, "scratch": config["scratch"]}
-        for host in hosts:
+        about = registry.load(workload, given)
+        definition = registry.definition(about)
+        measured = {
+            "preset": settings["preset"],
+            "parameters": registry.parameters(about, settings["preset"], settings.get("parameters")),
+            "scratch": config["scratch"],
+            "definition": definition,
+        }
+        reason = missing(definition["needs"])
+        for number, host in enumerate(hosts):
             unit: Unit = {"host": host, "workload": workload}
+            other = hosts[(number + 1) % len(hosts)] if "peer" in definition else host
+            run = {**measured, "peer": other if other != host else None}
             found["series"].append(
                 {
                     **unit,
                     "minimum": wanted.minimum,
                     "maximum": wanted.maximum,
                     "warmup": settings["warmup"],
-                    "skipped": registry.unavailable(workload),
+                    "skipped": reason if config["hosts"][number] == "localhost" else None,
                 }
             )
             if settings["warmup"]:
-                found["warmups"].append({**unit, "repetition": None, **measured})
-            found["repetitions"] += [
-                {**unit, "repetition": n, **measured} for n in range(1, wanted.maximum + 1)
-            ]
+                found["warmups"].append({**unit, "repetition": None, **run})
+            found["repetitions"] += [{**unit, "repetition": n, **run} for n in range(1, wanted.maximum + 1)]
             found["verdicts"] += [
                 {**unit, "repetition": n, "cv": wanted.cv} for n in range(wanted.minimum, wanted.maximum)
             ]

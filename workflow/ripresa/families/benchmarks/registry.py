@@ -1,62 +1,59 @@
-"""The workloads by name.
+"""The workloads by name: a YAML file each, packaged or the user's own, or written out in
+config/benchmarks.yaml.
 
-A workload is a module of this package with
-
-    PRESETS: {"low": {parameter: value}, "medium": {...}, "high": {...}}
-    def run(parameters: dict, scratch: str) -> Measurement
-    def unavailable() -> str | None         only if it needs more than this package
-
-and a line in `MODULES`. `scratch` is a folder for temporary files on the disk under test. The module is
-imported when the workflow is parsed, so costly imports (numba, scipy) belong inside `run`.
+Files are valid (`ripresa.configuration.definitions` sees to the user's, tests to the packaged ones); what
+is read here is brought into the form in which it travels with units.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from importlib import import_module
-from typing import Any, Protocol, cast
+from pathlib import Path
+from typing import Any
 
-from ripresa.families.benchmarks.measurement import BenchmarkError, Measurement
+import yaml
 
-MODULES = {
-    "baseline": "baseline",
-    "disk": "disk",
-    "fio": "fio",
-    "linpack": "linpack",
-    "stream": "stream",
-    "stress-ng": "stress_ng",
-    "sysbench": "sysbench",
-}
+PACKAGED = Path(__file__).parent / "workloads"
+OWN = Path("config/workloads")
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class Workload(Protocol):
-    """The shape of a workload module."""
-
-    PRESETS: Mapping[str, Mapping[str, Any]]
-
-    def run(self, parameters: Mapping[str, Any], scratch: str) -> Measurement:
-        """Measure once; BenchmarkError if no valid number came out."""
+def names(own: str | os.PathLike[str] = OWN) -> list[str]:
+    """All workloads that have a file."""
+    return sorted({path.stem for folder in (PACKAGED, Path(own)) for path in folder.glob("*.yaml")})
 
 
-def load(name: str) -> Workload:
-    """The module of a workload; BenchmarkError for an unknown name."""
-    if name not in MODULES:
-        raise BenchmarkError(f"workload {name!r} is unknown: choose from {', '.join(sorted(MODULES))}")
-    return cast(Workload, import_module(f"{__package__}.{MODULES[name]}"))
+def load(
+    name: str, inline: Mapping[str, Any] | None = None, own: str | os.PathLike[str] = OWN
+) -> Mapping[str, Any]:
+    """A workload as it is written: `inline` if that has a command, else the user's file, else ours."""
+    if inline and "command" in inline:
+        return inline
+    path = Path(own, f"{name}.yaml")
+    with open(path if path.exists() else PACKAGED / path.name, "rb") as file:
+        found: Mapping[str, Any] = yaml.load(file, Loader=_LOADER)
+    return found
 
 
-def unavailable(name: str) -> str | None:
-    """Why a workload cannot run on this machine, None if it can. Cheap enough for parse time."""
-    reason = getattr(load(name), "unavailable", None)
-    return reason() if reason else None
+def parameters(
+    workload: Mapping[str, Any], preset: str, overrides: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """All parameters of a workload: defaults, then what its preset says, then the user's values."""
+    said = {**workload.get("presets", {}).get(preset, {}), **(overrides or {})}
+    return {
+        name: said.get(name, about.get("default")) for name, about in workload.get("parameters", {}).items()
+    }
 
 
-def parameters(name: str, preset: str = "low", overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The preset's parameters with the user's overrides on top; BenchmarkError names an unknown one."""
-    presets = load(name).PRESETS
-    if preset not in presets:
-        raise BenchmarkError(f"{name}: preset {preset!r} is unknown: choose from {', '.join(presets)}")
-    known = presets[preset]
-    if unknown := sorted(set(overrides or {}) - set(known)):
-        raise BenchmarkError(f"{name}: unknown parameter {unknown[0]!r}: choose from {', '.join(known)}")
-    return {**known, **(overrides or {})}
+def definition(workload: Mapping[str, Any]) -> dict[str, Any]:
+    """What `running.measure` has to know of a workload, beside values of its parameters."""
+    command = workload["command"]
+    return {
+        "needs": workload.get("needs", {}),
+        "command": [{"name": "command", "run": command}] if isinstance(command, str) else command,
+        "metrics": workload["metrics"],
+        "details": workload.get("details", []),
+        **{key: workload[key] for key in ("version", "peer") if key in workload},
+    }

@@ -8,10 +8,10 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Any
 
-from ripresa.families.benchmarks import registry
+from ripresa.families.benchmarks import running
 from ripresa.families.benchmarks.hardware import usable_cpus
 from ripresa.families.benchmarks.measurement import BenchmarkError
 from ripresa.families.benchmarks.sampling import sampled
@@ -32,17 +32,16 @@ def execute(
 ) -> dict[str, Any]:
     """Run a unit once and return its result (schema benchmark_result.schema.json).
 
-    `unit` has host, workload, preset, parameters (complete) and repetition, null for the warm-up;
+    `unit` has host, workload, preset, repetition (null for the warm-up), and what `running.measure` needs;
     `fingerprint` is the digest of the system; `samples` names the CSV file for the 1 Hz samples.
     """
-    workload = registry.load(unit["workload"])
     with sampled(samples) if samples else nullcontext():
-        started, clock = datetime.now(UTC), time.monotonic()
-        measurement = workload.run(unit["parameters"], scratch)
+        started, clock = datetime.now(timezone.utc), time.monotonic()
+        measurement = running.measure(unit, scratch)
         elapsed = time.monotonic() - clock
     for metric in measurement.metrics:
         if not math.isfinite(metric.value):
-            raise BenchmarkError(f"{unit['workload']}: {metric.name} is {metric.value}: numerical error")
+            raise BenchmarkError(f"{metric.name} is {metric.value}: numerical error")
     return {
         "host": unit["host"],
         "workload": unit["workload"],

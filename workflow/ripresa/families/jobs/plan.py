@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ripresa import template
 from ripresa.dsl.digests import canonical, digest
 from ripresa.dsl.sweeps import SweepError, sweep
 from ripresa.dsl.units import SAFE
-from ripresa.families.jobs import template
 from ripresa.families.jobs.errors import JobError
 from ripresa.families.jobs.headers import header_pattern
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from ripresa import template
 from ripresa.dsl.digests import canonical
-from ripresa.families.jobs import environment, execution, template
+from ripresa.families.jobs import environment, execution
 from ripresa.families.jobs.book import Book
 from ripresa.families.jobs.checkpoints import Checkpoint, candidates, newest_valid
 from ripresa.families.jobs.errors import JobError

@@ -7,21 +7,16 @@ cache is emptied of the file before reads, and the result says so (`direct`).
 
 from __future__ import annotations
 
+import argparse
 import mmap
 import os
 import random
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-from ripresa.families.benchmarks.measurement import BenchmarkError, Measurement, Metric, latency_metrics
-from ripresa.families.benchmarks.scratch import ScratchFile, scratch_file
-
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "low": {"file_mb": 256, "block_kb": 1024, "random_block_kb": 4, "random_seconds": 0.5, "direct": True},
-    "medium": {"file_mb": 4096, "block_kb": 1024, "random_block_kb": 4, "random_seconds": 10, "direct": True},
-    "high": {"file_mb": 32768, "block_kb": 1024, "random_block_kb": 4, "random_seconds": 60, "direct": True},
-}
+from ripresa.families.benchmarks.measurement import BenchmarkError
+from ripresa.families.benchmarks.programs.figures import Figures, latencies, switch, tell
+from ripresa.families.benchmarks.programs.scratch import ScratchFile, scratch_file
 
 SEED = 20
 
@@ -35,7 +30,7 @@ def _forget_cached(file: ScratchFile) -> None:
 
 def _whole(done: int, wanted: int) -> None:
     if done != wanted:
-        raise BenchmarkError(f"disk: a request of {wanted} bytes moved only {done}")
+        raise BenchmarkError(f"a request of {wanted} bytes moved only {done}")
 
 
 def _sequential(request: Callable[[int], int], blocks: int, block: int, finish: Callable[[], None]) -> float:
@@ -50,32 +45,34 @@ def _sequential(request: Callable[[int], int], blocks: int, block: int, finish: 
 def _random(request: Callable[[int], int], blocks: int, block: int, seconds: float) -> list[float]:
     """Latencies (microseconds) of requests at random block offsets for a while, at least one."""
     choose = random.Random(SEED)
-    latencies = []
+    took = []
     deadline = time.perf_counter() + seconds
     while True:
         offset = choose.randrange(blocks) * block
         started = time.perf_counter()
         _whole(request(offset), block)
         ended = time.perf_counter()
-        latencies.append((ended - started) * 1e6)
+        took.append((ended - started) * 1e6)
         if ended >= deadline:
-            return latencies
+            return took
 
 
-def _random_metrics(name: str, latencies: list[float]) -> list[Metric]:
-    iops = len(latencies) / (sum(latencies) / 1e6)
-    return [Metric(name, iops, "IOPS", "higher"), *latency_metrics(name, latencies)]
+def _random_metrics(name: str, microseconds: list[float]) -> dict[str, float]:
+    """IOPS, and latencies in microseconds."""
+    return {name: len(microseconds) / (sum(microseconds) / 1e6), **latencies(name, microseconds)}
 
 
-def run(parameters: Mapping[str, Any], scratch: str) -> Measurement:
-    """Measure the disk that holds the folder `scratch`. BenchmarkError without enough space."""
-    block, small = parameters["block_kb"] << 10, parameters["random_block_kb"] << 10
-    blocks = (parameters["file_mb"] << 20) // block
+def run(
+    file_mb: int, block_kb: int, random_block_kb: int, random_seconds: float, direct: bool, folder: str = "."
+) -> Figures:
+    """Measure the disk that holds `folder`: MB/s, IOPS, microseconds. BenchmarkError without enough space."""
+    block, small = block_kb << 10, random_block_kb << 10
+    blocks = (file_mb << 20) // block
     size = blocks * block
     if blocks < 1 or small > size:
-        raise BenchmarkError(f"disk: file_mb {parameters['file_mb']} is smaller than one block: raise it")
+        raise BenchmarkError(f"file_mb {file_mb} is smaller than one block: raise it")
     with (
-        scratch_file(scratch, size, parameters["direct"]) as file,
+        scratch_file(folder, size, direct) as file,
         mmap.mmap(-1, max(block, small)) as memory,  # page-aligned, as direct I/O asks
         memoryview(memory) as whole,
         whole[:block] as large_buffer,
@@ -102,18 +99,17 @@ def run(parameters: Mapping[str, Any], scratch: str) -> Measurement:
             _forget_cached(file)
             read_s = _sequential(read, blocks, block, lambda: None)
             _forget_cached(file)
-            seconds = parameters["random_seconds"]
-            reads = _random(read_small, size // small, small, seconds)
-            writes = _random(write_through, size // small, small, seconds)
+            reads = _random(read_small, size // small, small, random_seconds)
+            writes = _random(write_through, size // small, small, random_seconds)
         except OSError as error:
-            raise BenchmarkError(f"disk: {error.strerror} in {scratch}") from error
+            raise BenchmarkError(f"{error.strerror} in {os.path.abspath(folder)}") from error
         direct = file.direct
-    metrics = [
-        Metric("sequential_write", size / write_s / 1e6, "MB/s", "higher"),
-        Metric("sequential_read", size / read_s / 1e6, "MB/s", "higher"),
-        *_random_metrics("random_read", reads),
-        *_random_metrics("random_write", writes),
-    ]
+    metrics = {
+        "sequential_write": size / write_s / 1e6,
+        "sequential_read": size / read_s / 1e6,
+        **_random_metrics("random_read", reads),
+        **_random_metrics("random_write", writes),
+    }
     details = {
         "direct": direct,
         "file_bytes": size,
@@ -124,4 +120,22 @@ def run(parameters: Mapping[str, Any], scratch: str) -> Measurement:
         "bytes_written": size + small * len(writes),
         "bytes_read": size + small * len(reads),
     }
-    return Measurement(metrics, details)
+    return Figures(metrics, details)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--file-mb", type=int, required=True, help="size of the file, MiB")
+    parser.add_argument("--block-kb", type=int, required=True, help="size of a sequential request, KiB")
+    parser.add_argument("--random-block-kb", type=int, required=True, help="size of a random request, KiB")
+    parser.add_argument(
+        "--random-seconds", type=float, required=True, help="duration of random reads, and writes, s"
+    )
+    parser.add_argument(
+        "--direct", type=switch, default=True, help="1: direct I/O where the file system allows"
+    )
+    tell(run, parser)
+
+
+if __name__ == "__main__":
+    main()

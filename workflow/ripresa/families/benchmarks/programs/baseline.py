@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from ripresa.families.benchmarks.hardware import read_text
-from ripresa.families.benchmarks.measurement import Measurement, Metric, latency_metrics
-
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "low": {"seconds": 2, "sleep_ms": 1},
-    "medium": {"seconds": 30, "sleep_ms": 1},
-    "high": {"seconds": 300, "sleep_ms": 1},
-}
+from ripresa.families.benchmarks.programs.figures import Figures, latencies, tell
 
 # Order of the `cpu` line of /proc/stat (proc_stat(5)); guest time is already part of user and nice.
 STATES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
@@ -23,18 +16,18 @@ STATES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 def cpu_ticks(stat: str) -> dict[str, int]:
     """Ticks that all CPUs together spent in each state, and `ctxt`, from the text of /proc/stat."""
     lines = {line.split(maxsplit=1)[0]: line.split()[1:] for line in stat.splitlines() if line}
-    ticks = dict(zip(STATES, map(int, lines["cpu"]), strict=False))
+    ticks = dict(zip(STATES, map(int, lines["cpu"])))
     return {**ticks, "ctxt": int(lines["ctxt"][0])}
 
 
-def run(parameters: Mapping[str, Any], scratch: str) -> Measurement:
+def run(seconds: float, sleep_ms: float) -> Figures:
     """Sleep again and again for `seconds`; lateness is how much longer than `sleep_ms` each sleep took."""
-    sleep = parameters["sleep_ms"] / 1e3
+    sleep = sleep_ms / 1e3
     load = os.getloadavg()[0]
     before = cpu_ticks(read_text("/proc/stat"))
     started = ended = time.perf_counter()
     late: list[float] = []
-    while ended - started < parameters["seconds"]:
+    while ended - started < seconds:
         slept = time.perf_counter()
         time.sleep(sleep)
         ended = time.perf_counter()
@@ -42,11 +35,22 @@ def run(parameters: Mapping[str, Any], scratch: str) -> Measurement:
     after = cpu_ticks(read_text("/proc/stat"))
     spent = {state: after.get(state, 0) - before.get(state, 0) for state in STATES}
     total = sum(spent.values()) or 1
-    metrics = [
-        Metric("cpu_idle", 100 * spent["idle"] / total, "%", "higher"),
-        Metric("cpu_steal", 100 * spent["steal"] / total, "%", "lower"),
-        Metric("load_1min", load, "processes", "lower"),
-        Metric("context_switches", (after["ctxt"] - before["ctxt"]) / (ended - started), "1/s", "lower"),
-        *latency_metrics("wakeup", late),
-    ]
-    return Measurement(metrics, {"wakeups": len(late), "sleep_ms": parameters["sleep_ms"]})
+    metrics = {
+        "cpu_idle": 100 * spent["idle"] / total,  # %
+        "cpu_steal": 100 * spent["steal"] / total,
+        "load_1min": load,
+        "context_switches": (after["ctxt"] - before["ctxt"]) / (ended - started),
+        **latencies("wakeup", late),
+    }
+    return Figures(metrics, {"wakeups": len(late), "sleep_ms": sleep_ms})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, required=True, help="how long to watch, s")
+    parser.add_argument("--sleep-ms", type=float, required=True, help="length of each sleep, ms")
+    tell(run, parser)
+
+
+if __name__ == "__main__":
+    main()

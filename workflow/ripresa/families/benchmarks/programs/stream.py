@@ -7,10 +7,9 @@ move (no write-allocate), best = from the fastest iteration, and the arrays chec
 
 from __future__ import annotations
 
+import argparse
 import math
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from ripresa.families.benchmarks.hardware import (
     ASSUMED_CACHE_BYTES,
@@ -18,13 +17,8 @@ from ripresa.families.benchmarks.hardware import (
     last_level_cache_bytes,
     usable_cpus,
 )
-from ripresa.families.benchmarks.measurement import BenchmarkError, Measurement, Metric
-
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "low": {"iterations": 10, "array_mb": None, "threads": None},
-    "medium": {"iterations": 60, "array_mb": None, "threads": None},
-    "high": {"iterations": 300, "array_mb": None, "threads": None},
-}
+from ripresa.families.benchmarks.measurement import BenchmarkError
+from ripresa.families.benchmarks.programs.figures import Figures, optional, tell
 
 WORD = 8
 CACHE_FACTOR = 4  # STREAM: each array at least four times the sum of the last-level caches
@@ -63,22 +57,21 @@ def expected_values(iterations: int) -> tuple[float, float, float]:
     return a, b, c
 
 
-def run(parameters: Mapping[str, Any], scratch: str) -> Measurement:
-    """Time the kernels; needs three arrays in memory. BenchmarkError if the arrays come out wrong."""
+def run(iterations: int, array_mb: int | None = None, threads: int | None = None) -> Figures:
+    """Rates of the kernels, GB/s. Needs three arrays in memory. BenchmarkError if they come out wrong."""
     import numba
     import numpy as np
 
-    from ripresa.families.benchmarks import stream_kernels as kernels
+    from ripresa.families.benchmarks.programs import stream_kernels as kernels
 
-    threads = parameters["threads"] or usable_cpus()
+    threads = threads or usable_cpus()
     try:
         numba.set_num_threads(threads)
     except ValueError as error:
-        raise BenchmarkError(f"stream: threads {threads}: {error}") from error
-    words, rule_kept = array_words(parameters["array_mb"])
-    iterations = parameters["iterations"]
+        raise BenchmarkError(f"threads {threads}: {error}") from error
+    words, rule_kept = array_words(array_mb)
     a, b, c = (np.empty(words) for _ in range(3))
-    for array, value in zip((a, b, c), START, strict=True):
+    for array, value in zip((a, b, c), START):
         kernels.fill(array, value)  # in parallel: each page lands on the memory node of its thread
 
     seconds: dict[str, list[float]] = {name: [] for name in MOVED_WORDS}
@@ -96,16 +89,16 @@ def run(parameters: Mapping[str, Any], scratch: str) -> Measurement:
 
     worst = max(
         kernels.mean_error(array, value) / abs(value)
-        for array, value in zip((a, b, c), expected_values(iterations), strict=True)
+        for array, value in zip((a, b, c), expected_values(iterations))
     )
     if not worst <= 1e-13:  # STREAM's tolerance; `not` so that nan fails too
-        raise BenchmarkError(f"stream: the arrays are wrong by {worst:.1e} (allowed 1e-13): numerical error")
+        raise BenchmarkError(f"the arrays are wrong by {worst:.1e} (allowed 1e-13): numerical error")
 
-    metrics = []
+    metrics = {}
     for kind, pick in (("best", min), ("average", lambda times: sum(times) / len(times))):
         for name, moved in MOVED_WORDS.items():
             rate = moved * WORD * words / pick(seconds[name][1:]) / 1e9
-            metrics.append(Metric(f"{name}_{kind}", rate, "GB/s", "higher"))
+            metrics[f"{name}_{kind}"] = rate  # GB/s
     details = {
         "array_bytes": words * WORD,
         "array_rule_kept": rule_kept,
@@ -114,4 +107,18 @@ def run(parameters: Mapping[str, Any], scratch: str) -> Measurement:
         "threading_layer": numba.threading_layer(),
         "relative_error": worst,
     }
-    return Measurement(metrics, details)
+    return Figures(metrics, details)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--iterations", type=int, required=True, help="how often each kernel runs; the first is not counted"
+    )
+    parser.add_argument("--array-mb", type=optional, help="size of each array, MiB, if not by STREAM's rule")
+    parser.add_argument("--threads", type=optional, help="threads, if not all CPUs")
+    tell(run, parser)
+
+
+if __name__ == "__main__":
+    main()

@@ -35,7 +35,7 @@ def require_space(folder: str, size: int) -> None:
     free = found.f_bavail * found.f_frsize
     if free < size + SPARE_BYTES:
         raise BenchmarkError(
-            f"not enough space: No space left on device for {size / 1e6:.0f} MB in {folder} "
+            f"not enough space: No space left on device for {size / 1e6:.0f} MB in {os.path.abspath(folder)} "
             f"({free / 1e6:.0f} MB free, {SPARE_BYTES / 1e6:.0f} MB stay free): free some or lower file_mb"
         )
 

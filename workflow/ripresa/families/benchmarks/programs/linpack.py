@@ -7,21 +7,16 @@ Operations are counted as 2/3 n^3 + 2 n^2, and the solution is accepted by HPL's
 
 from __future__ import annotations
 
+import argparse
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ripresa.families.benchmarks.hardware import available_memory_bytes, usable_cpus
-from ripresa.families.benchmarks.measurement import BenchmarkError, Measurement, Metric
+from ripresa.families.benchmarks.measurement import BenchmarkError
+from ripresa.families.benchmarks.programs.figures import Figures, tell
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "low": {"order": 3000, "solves": 2},
-    "medium": {"order": 10000, "solves": 2},
-    "high": {"order": 20000, "solves": 3},
-}
 
 RESIDUAL_LIMIT = 16.0
 EPSILON = 2.0**-53  # HPL's eps: the relative rounding error, half of numpy's
@@ -53,22 +48,21 @@ def _system(a: NDArray) -> NDArray:
     return random.random(len(a)) - 0.5
 
 
-def run(parameters: Mapping[str, Any], scratch: str) -> Measurement:
-    """Solve `solves` times and report the best and the mean rate; needs one n x n matrix in memory."""
+def run(order: int, solves: int) -> Figures:
+    """Solve `solves` times: best and mean rate in GFLOP/s. Needs one n x n matrix in memory."""
     import numpy as np
     from scipy.linalg.lapack import dgesv
 
-    order = parameters["order"]
     needed = 8 * order**2 * 1.1
     if needed > available_memory_bytes():
         raise BenchmarkError(
-            f"linpack: order {order} needs {needed / 1e9:.1f} GB of memory, "
+            f"order {order} needs {needed / 1e9:.1f} GB of memory, "
             f"{available_memory_bytes() / 1e9:.1f} GB are available: lower its order"
         )
     a = np.empty((order, order), order="F")
     dgesv(np.eye(64), np.ones(64))  # starts the threads of the BLAS outside the clock
     seconds, residuals = [], []
-    for _ in range(parameters["solves"]):
+    for _ in range(solves):
         b = _system(a)
         started = time.perf_counter()
         _, _, x, info = dgesv(a, b, overwrite_a=True)
@@ -79,14 +73,27 @@ def run(parameters: Mapping[str, Any], scratch: str) -> Measurement:
     residual = max(residuals)
     if not residual < RESIDUAL_LIMIT:
         raise BenchmarkError(
-            f"linpack: scaled residual {residual:.3g} is not below {RESIDUAL_LIMIT:g}: numerical error, "
+            f"scaled residual {residual:.3g} is not below {RESIDUAL_LIMIT:g}: numerical error, "
             "the arithmetic of this machine or of its BLAS is wrong"
         )
     count = operations(order)
-    return Measurement(
-        [
-            Metric("best", count / min(seconds) / 1e9, "GFLOP/s", "higher"),
-            Metric("mean", count * len(seconds) / sum(seconds) / 1e9, "GFLOP/s", "higher"),
-        ],
+    return Figures(
+        {
+            "best": count / min(seconds) / 1e9,  # GFLOP/s
+            "mean": count * len(seconds) / sum(seconds) / 1e9,
+        },
         {"order": order, "solves": len(seconds), "threads": usable_cpus(), "scaled_residual": residual},
     )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--order", type=int, required=True, help="order n of the system; it takes 8 n^2 bytes"
+    )
+    parser.add_argument("--solves", type=int, required=True, help="how often it is solved")
+    tell(run, parser)
+
+
+if __name__ == "__main__":
+    main()
