@@ -40,14 +40,27 @@ plots = Units(
     skip=benchmark_skip,
 )
 summary_table = Units("benchmarks/summary.csv", parameters=[{}])
+warning_table = Units(
+    "benchmarks/warnings.csv",
+    parameters=[{"cv": [[one["host"], one["workload"], one["cv"]] for one in benchmark_plan["series"]]}],
+)
 
-campaign.goals += summary_table.targets() + plots.targets()
+campaign.goals += summary_table.targets() + warning_table.targets() + plots.targets()
 RESULT = "json:workflow/schemas/benchmark_result.schema.json"
 
 
 def benchmark_path(units, **wildcards):
     """The path of a unit, whether or not it is needed in the end."""
     return f"{campaign.dir}/{units.pattern}".format(**wildcards)
+
+
+def benchmark_priority(host, workload, repetition=None):
+    """Repetitions of a host run in their order; a warm-up comes right before the first of its workload.
+
+    Below 0, so that verdicts and the work of other families do not wait for all repetitions.
+    """
+    places = benchmark_series[host, workload]["positions"]
+    return 0.5 - min(places) if repetition is None else -places[repetition - 1]
 
 
 def warmed_up(host, workload):
@@ -75,6 +88,14 @@ def measured_repetitions(host, workload):
     return first_repetitions(count, host, workload)
 
 
+# A function for each, so that no workload waits for the verdicts of another.
+all_measured = [
+    lambda _, pair=pair: measured_repetitions(*pair)
+    for pair, one in benchmark_series.items()
+    if not one["skipped"]
+]
+
+
 rule benchmark_fingerprint:
     output:
         fingerprints.target,
@@ -93,6 +114,7 @@ rule benchmark_warmup:
         warmups.target,
     log:
         warmups.log,
+    priority: lambda w: benchmark_priority(w.host, w.workload)
     threads: workflow.cores
     params:
         unit=warmups.params,
@@ -113,6 +135,7 @@ rule benchmark_repetition:
         samples=repetitions.beside(".samples.csv"),
     log:
         repetitions.log,
+    priority: lambda w: benchmark_priority(w.host, w.workload, int(w.repetition))
     # All cores, so that nothing else runs beside a measurement.
     threads: workflow.cores
     params:
@@ -152,12 +175,7 @@ rule benchmark_plot:
 
 rule benchmark_summary:
     input:
-        # A function for each, so that no workload waits for the verdicts of another.
-        [
-            lambda _, pair=pair: measured_repetitions(*pair)
-            for pair, one in benchmark_series.items()
-            if not one["skipped"]
-        ],
+        all_measured,
     output:
         summary_table.target,
     log:
@@ -166,4 +184,20 @@ rule benchmark_summary:
         guard(
             'python workflow/scripts/benchmark_summary.py "$RIPRESA_RUN" {output} {input}',
             validate="csv:columns=host,workload,metric,n rows=0",
+        )
+
+
+rule benchmark_warnings:
+    input:
+        all_measured,
+    output:
+        warning_table.target,
+    log:
+        warning_table.log,
+    params:
+        unit=warning_table.params,
+    shell:
+        guard(
+            'python workflow/scripts/benchmark_warnings.py {params.unit:q} "$RIPRESA_RUN" {output} {input}',
+            validate="csv:columns=host,workload,repetition,kind,evidence rows=0",
         )

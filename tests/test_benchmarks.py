@@ -45,7 +45,10 @@ SCRIPTS = ROOT / "workflow" / "scripts"
 RESULT = json.loads((SCHEMAS / "benchmark_result.schema.json").read_text())
 WORKLOAD = json.loads((SCHEMAS / "workload.schema.json").read_text())
 SECTION = json.loads((SCHEMAS / "benchmarks.schema.json").read_text())
-DEFAULTS = {"hosts": ["localhost"], "scratch": None, "preset": "low", "repetitions": 3, "warmup": True}
+DEFAULTS = {
+    **{"hosts": ["localhost"], "scratch": None, "preset": "low", "repetitions": 3, "warmup": True},
+    **{"order": "grouped", "seed": 1},
+}
 
 # With as little to do as possible. What takes longer than a second or two has its test in the slow tier.
 TINY = {
@@ -333,6 +336,8 @@ def test_a_plan():
         ("baseline", 3, 3),
         ("disk", 1, 1),
     ]
+    assert [one["positions"] for one in found["series"]] == [[0, 1, 2, 3], [4, 5, 6], [7]]
+    assert [one["cv"] for one in found["series"]] == [0.1, None, None]
     assert [(one["workload"], one["repetition"]) for one in found["repetitions"]] == (
         [("linpack", n) for n in (1, 2, 3, 4)] + [("baseline", n) for n in (1, 2, 3)] + [("disk", 1)]
     )
@@ -721,7 +726,7 @@ def test_a_campaign(checkout):
 
     configure(checkout, baseline={**baseline, "parameters": {"seconds": 0.2}}, disk=disk, linpack=order)
     changed = planned(snakemake(checkout, "--dry-run"))
-    assert changed == ["here/baseline/rep1.json", "plots/here.baseline.png", "summary.csv"]
+    assert changed == ["here/baseline/rep1.json", "plots/here.baseline.png", "summary.csv", "warnings.csv"]
 
     # An upgrade of numpy changes the fingerprint, and with it everything measured.
     (checkout / "numpy-999.dist-info").mkdir()

@@ -422,6 +422,8 @@ def test_defaults_are_filled_in_and_overrides_win(files):
             "preset": "medium",
             "repetitions": 3,
             "warmup": True,
+            "order": "grouped",
+            "seed": 1,
             "workloads": {
                 "stream": {"preset": "high"},
                 "fio": {"repetitions": {"min": 3, "max": 6, "cv": 0.1}},

@@ -8,11 +8,15 @@ from typing import Any, NamedTuple
 from ripresa.journal import clock
 
 STYLES = {
-    **dict.fromkeys(("COMPLETED", "ok", "published", "adopted", "done", "stacked"), "green"),
-    **dict.fromkeys(("FAILED", "QUARANTINED", "fail", "failed", "changed", "missing", "bad"), "bold red"),
-    **dict.fromkeys(("WAITING", "STALE", "warn", "interrupted", "stopped", "excluded"), "yellow"),
+    **dict.fromkeys(("COMPLETED", "ok", "published", "adopted", "done", "stacked", "better"), "green"),
+    **dict.fromkeys(
+        ("FAILED", "QUARANTINED", "fail", "failed", "changed", "missing", "bad", "worse"), "bold red"
+    ),
+    **dict.fromkeys(
+        ("WAITING", "STALE", "warn", "interrupted", "stopped", "excluded", "incomparable"), "yellow"
+    ),
     **dict.fromkeys(("RUNNING", "running"), "bold cyan"),
-    **dict.fromkeys(("SKIPPED", "skipped", "pending"), "dim"),
+    **dict.fromkeys(("SKIPPED", "skipped", "pending", "undecided"), "dim"),
 }
 
 

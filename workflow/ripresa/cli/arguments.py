@@ -25,6 +25,16 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _percentage(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage from 0 to 100")
+    return value
+
+
 class _Commands:
     """Commands of one level, which share the options that all have."""
 
@@ -84,6 +94,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     logs = commands.add("logs", "the last events of a run")
     logs.add_argument("--tail", type=_positive, default=20, metavar="N", help="how many (20)")
 
+    compare = _compare(commands.add("compare", "benchmarks of two runs, or hosts: what is better or worse"))
+
     _stack(commands.add("stack", "stack light frames"), common)
 
     arguments = parser.parse_args(argv)
@@ -91,7 +103,30 @@ def parse(argv: list[str]) -> argparse.Namespace:
     vars(arguments).setdefault("json", False)
     if arguments.command == "release" and bool(arguments.targets) == arguments.all:
         release.error("name the TARGETs to release, or give --all")
+    if arguments.command == "compare":
+        given = bool(arguments.runs), bool(arguments.hosts)
+        if all(given) or not any(given) or (arguments.runs and (len(arguments.runs) != 2 or arguments.run)):
+            compare.error(
+                "name two runs (RUN_ID RUN_ID), or two hosts of one (--hosts HOST HOST [--run RUN_ID])"
+            )
     return arguments
+
+
+def _compare(compare: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    compare.add_argument("runs", nargs="*", type=_run_id, metavar="RUN_ID", help="two runs, A and B")
+    compare.add_argument("--hosts", nargs=2, metavar="HOST", help="two hosts of one run instead, A and B")
+    for name in ("workload", "metric"):
+        compare.add_argument(
+            f"--{name}", action="append", metavar="NAME", help=f"this {name}; may be repeated"
+        )
+    compare.add_argument(
+        "--threshold",
+        type=_percentage,
+        default=1.0,
+        metavar="PERCENT",
+        help="smaller differences are none (1)",
+    )
+    return compare
 
 
 def _stack(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:

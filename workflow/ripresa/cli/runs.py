@@ -18,7 +18,15 @@ CONFIG = "config"
 
 def chosen(arguments: argparse.Namespace) -> Run:
     """The run of ``--run``, else the configured one. Refuses if there is none, or no configuration."""
-    run = named(arguments)
+    return _started(named(arguments))
+
+
+def started(run_id: str) -> Run:
+    """The run of this name. Refuses if there is none."""
+    return _started(Run(f"{RUNS}/{run_id}"))
+
+
+def _started(run: Run) -> Run:
     if not os.path.isdir(run.dir):
         known = existing()
         others = f"; there is {', '.join(known[:5])}" if known else ""

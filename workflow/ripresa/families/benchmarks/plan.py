@@ -10,6 +10,7 @@ from ripresa.families.benchmarks import fingerprint, registry
 from ripresa.families.benchmarks.adaptive import Repetitions
 from ripresa.families.benchmarks.measurement import BenchmarkError
 from ripresa.families.benchmarks.needs import missing
+from ripresa.families.benchmarks.order import positions
 
 Unit = dict[str, Any]
 
@@ -25,7 +26,8 @@ def plan(config: Mapping[str, Any], folder: str) -> dict[str, list[Unit]]:
     - "fingerprints": one for each host; `system` is the digest of its fingerprint, so that a host that
       changed makes its fingerprint out of date, and with it all that was measured there.
     - "series": one for each host and workload: how often it is repeated (`minimum`, `maximum`), whether
-      it warms up, and why it cannot run here (`skipped`, null if it can).
+      it warms up, why it cannot run here (`skipped`, null if it can), the spread to be reached (`cv`, null
+      for none), and the places of its repetitions among all of the host (`positions`).
     - "warmups", "repetitions": what is run, with all that determines the result: the parameters, and the
       definition of the workload, so that a host needs no files of workloads. `peer` is the next host for a
       workload between two, null if there is no other.
@@ -39,10 +41,11 @@ def plan(config: Mapping[str, Any], folder: str) -> dict[str, list[Unit]]:
         "fingerprints": [{"host": host, "scratch": config["scratch"], "system": system} for host in hosts],
         **{kind: [] for kind in ("series", "warmups", "repetitions", "verdicts")},
     }
+    repetitions: dict[str, Repetitions] = {}
     for workload, given in config["workloads"].items():
         settings = {**{key: config[key] for key in ("preset", "repetitions", "warmup")}, **(given or {})}
         try:
-            wanted = Repetitions.of(settings["repetitions"])
+            wanted = repetitions[workload] = Repetitions.of(settings["repetitions"])
         except BenchmarkError as error:
             raise BenchmarkError(f"benchmarks.workloads.{workload}: {error}") from error
         about = registry.load(workload, given)
@@ -65,6 +68,7 @@ def plan(config: Mapping[str, Any], folder: str) -> dict[str, list[Unit]]:
                     "maximum": wanted.maximum,
                     "warmup": settings["warmup"],
                     "skipped": reason if config["hosts"][number] == "localhost" else None,
+                    "cv": wanted.cv,
                 }
             )
             if settings["warmup"]:
@@ -73,4 +77,7 @@ def plan(config: Mapping[str, Any], folder: str) -> dict[str, list[Unit]]:
             found["verdicts"] += [
                 {**unit, "repetition": n, "cv": wanted.cv} for n in range(wanted.minimum, wanted.maximum)
             ]
+    places = {host: positions(repetitions, config["order"], config["seed"], host) for host in hosts}
+    for one in found["series"]:
+        one["positions"] = places[one["host"]][one["workload"]]
     return found
