@@ -33,7 +33,7 @@ def command(path: str | os.PathLike[str]) -> list[str]:
 
 @contextmanager
 def sampled(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Sample the host into a CSV file (columns `COLUMNS`, one row a second, at least two) meanwhile.
+    """Sample the host into a CSV file (columns `COLUMNS`, a row for before, then one a second) meanwhile.
 
     BenchmarkError if it cannot be, or no longer could.
     """

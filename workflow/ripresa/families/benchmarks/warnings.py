@@ -36,7 +36,7 @@ IO_PRESSURE_PERCENT = 10.0
 SWAP_GROWTH_MB = 10.0
 # Clocks wander by some percent with temperature and instruction mix, even when nothing is wrong.
 FREQUENCY_FALL = 0.10
-# A process that hardly ever runs gets a CPU within some 50 ms beside 32 busy threads for each CPU.
+# A process that hardly ever runs mostly gets a CPU within 20 ms, even beside 16 busy threads for each CPU.
 LATE_MS = 100.0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import select
 import sys
 import time
@@ -24,7 +25,7 @@ from ripresa.families.benchmarks.collectors.usage import (
 
 INTERVAL = 1.0
 BEFORE = 0.25  # seconds of the first row, before the measurement begins
-SHORTEST = 0.2  # a last interval below this is noise, unless it is the only one
+SHORTEST = 0.2  # a last interval below this is noise
 
 
 SOURCES: tuple[type[Source], ...] = (
@@ -103,9 +104,9 @@ def sample(output: int, owner: int, started: int) -> None:
         # The owner says nothing: it is readable once it has ended.
         over = bool(select.select([owner] if rows else [], [], [], max(due - time.monotonic(), 0))[0])
         now = time.monotonic()
-        if over and rows > 1 and now - before < SHORTEST:
+        if over and now - before < SHORTEST:
             break
-        seconds = max(now - before, 1e-6)
+        seconds = now - before
         values = host.read(seconds)
         if not rows:
             began = due = now  # what follows is counted from here
@@ -118,6 +119,9 @@ def sample(output: int, owner: int, started: int) -> None:
 
 def main(path: str) -> int:
     """Sample into the CSV file `path` while standard input is open; 1 with a line on stderr if that fails."""
+    # Three files for each CPU: hundreds of CPUs have more than the 1024 that a shell usually allows.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         with open(path, "wb", buffering=0) as file:
             sample(file.fileno(), sys.stdin.fileno(), sys.stdout.fileno())
