@@ -9,7 +9,7 @@ LINK := for profile in $(filter-out profiles/default,$(wildcard profiles/*)); do
 	ln -sfn $$profile $$(basename $$profile); done
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup run test slow slurm lint lock clean
+.PHONY: setup run test slow slurm hosts lint lock clean
 
 setup: $(READY)
 	@$(LINK)
@@ -24,12 +24,16 @@ test: $(READY)
 
 # The tier that measures and kills for minutes.
 slow: $(READY)
-	pytest -n 3 --dist loadfile -m "slow and not quiet and not slurm" $(ARGS)
-	pytest -m "quiet and not slurm" $(ARGS)
+	pytest -n 3 --dist loadfile -m "slow and not quiet and not slurm and not hosts" $(ARGS)
+	pytest -m "quiet and not slurm and not hosts" $(ARGS)
 
 # The tier on a real SLURM cluster, which needs root and Debian's packages (python tests/cluster packages).
 slurm: $(READY)
 	pytest -m slurm --durations 15 $(ARGS)
+
+# The tier on hosts reached by ssh, which needs root and Debian's packages (python tests/hosts packages).
+hosts: $(READY)
+	pytest -n 3 -m hosts --durations 15 $(ARGS)
 
 lint: $(READY)
 	ruff check

@@ -21,7 +21,7 @@ from ripresa.recovery import policy
 hypothesis.settings.register_profile("ripresa", deadline=None)
 hypothesis.settings.load_profile("ripresa")
 
-pytest_plugins = ["cluster.fixture"]
+pytest_plugins = ["cluster.fixture", "hosts.fixture"]
 
 GUARD = Path(ripresa.__file__).parent / "recovery" / "__main__.py"
 

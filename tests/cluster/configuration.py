@@ -1,19 +1,16 @@
 """The configuration files of a cluster, as text."""
 
 import json
-import random
-import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-LOOPBACK = "127.0.0.1"
+from machines.ports import LOOPBACK
+
 NODES = 4
 CPUS = 8  # declared for each node, whatever the machine has
 MEMORY_MB = 8000  # likewise
 GPUS = 2  # fake ones, on the last node
 PORTS = NODES + 3
-# Below the ports that Linux hands out by itself.
-FIRST_PORT, LAST_PORT = 20000, 32000
 
 ACCOUNT = "proj"
 CLOSED_ACCOUNT = "closed"  # exists, but not for root
@@ -95,26 +92,6 @@ class Layout:
         except FileNotFoundError:
             return None
         return cls(state, **values)
-
-
-def free_ports() -> int:
-    """The first of a block of ports that nobody uses on loopback."""
-    firsts = range(FIRST_PORT, LAST_PORT, 10)
-    for first in random.SystemRandom().sample(firsts, 100):
-        if all(not listening(port) for port in range(first, first + PORTS)):
-            return first
-    raise RuntimeError(f"no {PORTS} free ports in a row between {FIRST_PORT} and {LAST_PORT}")
-
-
-def listening(port: int) -> bool:
-    """Whether somebody has a port of loopback."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return True
-    return False
 
 
 def hosts(layout: Layout) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import shlex
 import shutil
 import subprocess
 import time
@@ -11,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from cluster import configuration
-from cluster.configuration import ACCOUNT, CLOSED_ACCOUNT, GPUS, LOOPBACK, QOS, Layout
-from cluster.daemons import Daemon
-from cluster.machines import ENVIRONMENT, Machine
+from cluster.configuration import ACCOUNT, CLOSED_ACCOUNT, GPUS, LOOPBACK, PORTS, QOS, Layout
+from machines import Daemon, Machine, ports
+from machines.machine import ENVIRONMENT
 
 ENDED = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
@@ -47,13 +48,20 @@ class Cluster:
     def __init__(self, state: Path) -> None:
         self.state = state.resolve()
         known = Layout.load(self.state)
-        self.layout = known or Layout(self.state, configuration.free_ports(), secrets.token_hex(8))
+        self.layout = known or Layout(self.state, ports.free(PORTS), secrets.token_hex(8))
         layout = self.layout
         self.nodes = layout.nodes
-        self.head = Machine(layout.head, layout.run, layout.etc)
-        self.machines = {node: Machine(node, layout.run, layout.etc) for node in self.nodes}
+        self.head = self._machine(layout.head)
+        self.machines = {node: self._machine(node) for node in self.nodes}
         self._changes: dict[str, str] = {}
         self._daemons()
+
+    def _machine(self, name: str) -> Machine:
+        """One whose /etc/hosts and, where the machine has one at all, /etc/slurm are the cluster's."""
+        etc = self.layout.etc
+        binds = {etc / "hosts": "/etc/hosts"} | ({etc: "/etc/slurm"} if Path("/etc/slurm").is_dir() else {})
+        steps = [f"mount --bind {shlex.quote(str(source))} {target}" for source, target in binds.items()]
+        return Machine(name, self.layout.run / f"{name}.machine", steps)
 
     def _daemons(self) -> None:
         layout, run, log = self.layout, self.layout.run, self.layout.log
@@ -400,7 +408,7 @@ class Cluster:
 
     def _answers(self, port: int, *command: str) -> bool:
         """Whether somebody listens on a port and a command succeeds, which alone would try for seconds."""
-        return configuration.listening(port) and self._succeeds(*command)
+        return ports.listening(port) and self._succeeds(*command)
 
     @staticmethod
     def wait_until(condition: Callable[[], T], seconds: float, said: Callable[[], str]) -> T:

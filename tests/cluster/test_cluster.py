@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster import Cluster, configuration
+from cluster import Cluster
+from machines import ports
 
 EAT = "python3 -c 'x = bytearray(400 << 20)'"
 
@@ -179,11 +180,11 @@ def test_down_leaves_nothing_behind(slurm_session, tmp_path):
     script = f"setsid --fork sleep 601.{other.layout.port}; sleep 602.{other.layout.port}"
     other.wait(other.submit(script), "RUNNING")
     other.wait_until(lambda: len(processes_with(f".{other.layout.port}")) == 2, 20, other.squeue)
-    assert all(configuration.listening(port) for port in other.layout.ports)
+    assert all(ports.listening(port) for port in other.layout.ports)
     other.slurmdbd.freeze()
     other.down()
     assert processes_with(f".{other.layout.port}") == processes_with(other.layout.name) == []
-    assert not any(configuration.listening(port) for port in other.layout.ports)
+    assert not any(ports.listening(port) for port in other.layout.ports)
     assert not other.state.exists()
     assert list(Path("/sys/fs/cgroup").glob(f"*/slurm_{other.layout.name}*")) == []
     assert slurm_session.wait(slurm_session.submit("true")) == "COMPLETED"
@@ -207,7 +208,7 @@ def test_jobs_outlive_slurmctld(slurm, tmp_path):
     slurm.wait(job, "RUNNING")
     slurm.saved()
     slurm.slurmctld.kill()
-    assert not configuration.listening(slurm.layout.port)
+    assert not ports.listening(slurm.layout.port)
     (tmp_path / "go").touch()
     log = tmp_path / f"slurm-{job}.out"
     slurm.wait_until(lambda: log.exists() and log.read_text() == "done\n", 20, lambda: "no output")

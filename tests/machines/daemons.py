@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cluster.machines import Machine
+from machines.machine import Machine
 
 
 class Daemon:
