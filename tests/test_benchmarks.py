@@ -475,37 +475,6 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def test_samples_come_once_a_second(tmp_path):
-    path = tmp_path / "samples.csv"
-    with sampling.sampled(path):
-        deadline = time.monotonic() + 1.5
-        while time.monotonic() < deadline:
-            pass
-    first, last = (float(row["time_s"]) for row in rows_of(path))
-    assert first == pytest.approx(1, abs=0.3)
-    assert 1.4 < last < 2.4
-    busy = [float(row["cpu_percent"]) for row in rows_of(path)]
-    assert 0 <= min(busy) <= max(busy) <= 100
-    assert max(busy) > 50 / os.cpu_count()
-
-
-def test_the_sampler_ends_with_its_owner(tmp_path):
-    path = tmp_path / "samples.csv"
-    code = f"""if 1:
-        import os, signal
-        from ripresa.families.benchmarks.sampling import sampled
-        with sampled({str(path)!r}):
-            os.kill(os.getpid(), signal.SIGKILL)
-    """
-    read, write = os.pipe()  # whoever inherits the writing end keeps it open
-    with subprocess.Popen([sys.executable, "-c", code], pass_fds=[write], stderr=write) as owner:
-        os.close(write)
-    assert owner.returncode == -signal.SIGKILL
-    with os.fdopen(read) as pipe:
-        assert pipe.read() == ""  # returns once the sampler, which has it as its standard error, is gone
-    assert len(path.read_text().splitlines()) == 2
-
-
 # Statistics
 
 

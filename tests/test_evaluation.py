@@ -13,6 +13,7 @@ SMALL_STACK = ["--frames", "10", "--width", "300", "--height", "200"]
 SHORT = {
     "availability": ["--kills", "5"],
     "bad_input": [],
+    "collector_cost": ["--short"],
     "device_leases": ["--cycles", "500"],
     "guard_cost": ["--units", "200", "--rounds", "1"],
     "kill_storm": ["--units", "150", "--kills", "12"],
@@ -24,7 +25,7 @@ SHORT = {
     "state": ["--goal", "1.5"],
     "waiting": ["--rounds", "1"],
 }
-TIMED = {"availability", "guard_cost", "state", "waiting"}
+TIMED = {"availability", "collector_cost", "guard_cost", "state", "waiting"}
 
 
 @pytest.mark.slow

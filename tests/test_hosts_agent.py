@@ -79,7 +79,7 @@ class Agent:
         return {
             "op": "start", "key": key_of(target), "token": next(self.tokens), "target": target, "attempt": 1,
             "session": "session", "digest": "digest", "command": command, "environment": {},
-            "directory": None, "inputs": [], "folders": [], "outputs": [], "limits": LIMITS,
+            "directory": None, "inputs": [], "folders": [], "outputs": [], "logs": [], "limits": LIMITS,
             "progress": None, "measure": False,
             **changes,
         }  # fmt: skip

@@ -399,7 +399,7 @@ def on_hosts():
         [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True
     ).stdout
     found = {SCRIPT, *map(Path, filter(None, said.splitlines())), *BENCHMARKS.glob("programs/*.py")}
-    return found - {BENCHMARKS / "sampling.py"}  # a process of its own
+    return found
 
 
 def test_hosts_need_python_3_9_only():

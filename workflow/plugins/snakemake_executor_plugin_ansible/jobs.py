@@ -7,7 +7,7 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from ripresa.dsl.guarding import call_of
 from ripresa.hosts.fleet import Needs
-from ripresa.hosts.work import Work
+from ripresa.hosts.work import Limits, Work
 from ripresa.recovery.dispatch import Dispatch, Sent
 from ripresa.recovery.unit import parse
 from snakemake_executor_plugin_ansible.plain import Plain, threads_of
@@ -78,13 +78,7 @@ def _guarded(job: Job, task: Dispatch, needs: Needs) -> Offer:
             mentioned=mentioned,
             outputs=task.outputs(sent.attempt),
             environment=threads_of(job),
-            limits={
-                "wall_s": unit.wall_s,
-                "stall_s": stall.limit_s,
-                "stall_source": stall.source,
-                "grace_s": unit.grace_s,
-                "beat_s": unit.beat_s,
-            },
+            limits=Limits(unit.wall_s, stall.limit_s, stall.source, unit.grace_s, unit.beat_s),
             progress=unit.options.get("progress"),
         )
 

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from ripresa.hosts.work import Work
+from ripresa.hosts.work import Limits, Work
 from ripresa.journal import clock, leases, processes
 from ripresa.journal.paths import Run
 from ripresa.journal.publish import sha256
@@ -62,7 +62,9 @@ class Plain:
         """As `Dispatch.begin`."""
         assert self._lease is not None
         sent = Sent(host, token, self.job.attempt, clock.iso(), self.digest)
-        os.makedirs(os.path.dirname(self.log(sent.attempt)), exist_ok=True)
+        for path in (self.log(sent.attempt), *self._products()):
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        os.close(os.open(self.log(sent.attempt), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644))
         self._lease.write(self._owner(sent))
         os.fsync(self._lease.fd)
         return sent
@@ -70,15 +72,17 @@ class Plain:
     def work(self, sent: Sent) -> Work:
         """What an attempt executes."""
         if self._command is not None:
-            return Work(self._command, [], [], [])
+            return Work(self._command, [], [], [], limits=self._limits())
         words = {word for one in self._members for word in _words(one.shellcmd)}
-        products = [str(path) for path in self.job.products()]
+        products = self._products()
         return Work(
             command=script_of(self._members),
             inputs=[str(path) for path in self.job.input],
             mentioned=sorted(word for word in words if os.path.isfile(word) and word not in products),
-            outputs=list(dict.fromkeys(path for path in products if path not in self._measured())),
+            outputs=[path for path in products if path not in {*self._measured(), *self._logs()}],
+            logs=self._logs(),
             environment=self._environment,
+            limits=self._limits(),
             measure=bool(self._measured()),
         )
 
@@ -94,8 +98,7 @@ class Plain:
     ) -> str:
         """Put the outputs in their places; where the job failed, its log files."""
         if outputs is not None:
-            with_names = {str(path): str(path) for path in self.job.products()}
-            unpack(outputs, with_names)
+            unpack(outputs, {path: path for path in self._products()})
         if result["outcome"] == "interrupted" or result.get("stopped") or result["exit_code"] != 0:
             how = result.get("evidence") or f"exit code {result.get('exit_code')}"
             self._said = f"host {sent.host}: {how}; its output is in {self.log(sent.attempt)}"
@@ -133,6 +136,16 @@ class Plain:
 
     def _owner(self, sent: Sent) -> dict[str, Any]:
         return {**processes.me(), "target": self.target, "remote": sent._asdict()}
+
+    def _logs(self) -> list[str]:
+        return [str(path) for path in self.job.log]
+
+    def _products(self) -> list[str]:
+        return [str(path) for path in self.job.products()]
+
+    def _limits(self) -> Limits:
+        runtime = self.job.resources.get("runtime")
+        return Limits(wall_s=60.0 * runtime if isinstance(runtime, int | float) else None)
 
     def _measured(self) -> list[str]:
         """The benchmark file, if the rule asks for one."""

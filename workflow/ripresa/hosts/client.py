@@ -59,13 +59,22 @@ class Client:
         follow: Mapping[str, str] | None = None,
         *,
         wait_s: float = 0.0,
+        door: str | None = None,
         payload: bytes = b"",
     ) -> Answer:
         """Have operations done in order, then wait for one of the followed units to end.
 
+        Another call can end the wait by an operation ``ring`` with the name of its ``door``, 24 hex digits.
+
         Raises Unreachable where there is no connection, Refused where the host cannot serve.
         """
-        request = {"run": self._run, "do": list(do), "follow": dict(follow or {}), "wait_s": wait_s}
+        request = {
+            "run": self._run,
+            "do": list(do),
+            "follow": dict(follow or {}),
+            "wait_s": wait_s,
+            "door": door,
+        }
         data = json.dumps(request).encode() + b"\n" + payload
         timeout_s = wait_s + _CALL_S + len(data) / _BYTES_S
         command = bundle.call_command(self._root, _bundle()[1])

@@ -9,6 +9,7 @@ a host cannot be reached nothing is concluded of what it may have begun, until i
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -30,6 +31,9 @@ _WATCH_S = 20.0
 _FORGET_S = 0.2
 """How long what is to be forgotten waits for a call that goes there anyway."""
 _AGAIN_S, _AGAIN_MOST_S = 1.0, 30.0
+_RINGS, _RING_S = 20, 0.05
+_SPARE_S = 60.0
+"""How much longer than its limits a command may be there at most."""
 _LOCAL_S = 10.0
 """How long results wait while they cannot be written here."""
 
@@ -79,7 +83,9 @@ class Link:
         self._doubtful: list[Parcel] = []
         """What may have begun, to be asked for when the host answers again."""
         self._forgets: list[dict[str, Any]] = []
-        self._following = False
+        self._door: str | None = None
+        """That of the call that follows, while there is one; it knows of these units."""
+        self._known: frozenset[str] = frozenset()
         self._closed = False
         threading.Thread(target=self._watch, name=f"on {self.name}", daemon=True).start()
 
@@ -242,9 +248,18 @@ class Link:
         """Have the call that follows come back, if it does not know of all that there is to follow."""
         with self._state:
             self._state.notify_all()
-            needed = self._following and bool(self._followed)
-        if needed:
-            self._call([{"op": "ring"}])
+        for _ in range(_RINGS):
+            with self._state:
+                door, known = self._door, self._known
+                if door is None or self._followed.keys() <= known:
+                    return
+            try:
+                _, results = self._call([{"op": "ring", "door": door}])
+            except (Unreachable, Refused):
+                return  # the call that follows has found out, too
+            if results[0].get("rung"):
+                return
+            time.sleep(_RING_S)  # it is on its way there
 
     def _watch(self) -> None:
         pause = _AGAIN_S
@@ -257,14 +272,14 @@ class Link:
                 if not self._followed and not self._doubtful and self.down is None:
                     self._state.wait(_FORGET_S)
                 follow = {key: parcel.sent.token for key, parcel in self._followed.items()}
-                self._following = True
+                self._door, self._known = uuid.uuid4().hex[:24], frozenset(follow)
             try:
-                answer, _ = self._call([], follow, wait_s=_WATCH_S)
+                answer, _ = self._call([], follow, wait_s=_WATCH_S, door=self._door)
             except (Unreachable, Refused):
                 answer = None
             finally:
                 with self._state:
-                    self._following = False
+                    self._door = None
             if answer is not None:
                 pause = _AGAIN_S
                 self._resend()
@@ -379,6 +394,7 @@ class Link:
         follow: Mapping[str, str] | None = None,
         *,
         wait_s: float = 0.0,
+        door: str | None = None,
     ) -> tuple[Answer, list[dict[str, Any]]]:
         """One call, which also carries what is pending; returns its answer, and the results of ``do``."""
         with self._state:
@@ -387,7 +403,7 @@ class Link:
         if self.facts is None:
             first.append({"op": "hello"})
         try:
-            answer = self._client.exchange([*first, *do], follow, wait_s=wait_s)
+            answer = self._client.exchange([*first, *do], follow, wait_s=wait_s, door=door)
         except (Unreachable, Refused) as error:
             with self._state:
                 self._forgets[:0] = [op for op in first if op["op"] == "forget"]
@@ -410,7 +426,7 @@ class Link:
             self._notify.changed()
 
     def _fell(self, error: Unreachable | Refused) -> None:
-        if self.down is None:
+        if self.down is None and not self._closed:
             self.down = Down(error.failure_class, error.evidence, time.monotonic(), clock.iso())
             self._notify.say(f"host {self.name} cannot be used: {error.evidence}")
             self._notify.changed()
@@ -423,8 +439,7 @@ class Link:
 def _is_over(parcel: Parcel) -> bool:
     """Whether a command must have ended by now because its host enforces a limit."""
     limits = parcel.work.limits
-    wall_s = limits.get("wall_s")
-    if not wall_s:
+    if limits.wall_s is None:
         return False
-    spare_s = float(limits.get("grace_s") or 0.0) + 60.0
-    return time.time() - clock.seconds(parcel.sent.started) > float(wall_s) + spare_s
+    since = clock.seconds(parcel.sent.started)
+    return time.time() - since > limits.wall_s + limits.grace_s + _SPARE_S

@@ -63,9 +63,10 @@ class Parcel:
             "environment": dict(work.environment),
             "directory": directory,
             "inputs": [{"path": f.path, "sha256": f.sha256, "mode": f.mode} for f in files],
-            "folders": folders([*work.outputs]) if staged else [],
+            "folders": folders([*work.outputs, *work.logs]) if staged else [],
             "outputs": list(work.outputs) if staged else [],
-            "limits": dict(work.limits),
+            "logs": list(work.logs) if staged else [],
+            "limits": work.limits._asdict(),
             "progress": work.progress,
             "measure": work.measure,
         }

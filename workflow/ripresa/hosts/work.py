@@ -4,8 +4,8 @@ import hashlib
 import os
 import socket
 import stat
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from ripresa.journal.paths import Run
 
@@ -23,6 +23,18 @@ class File(NamedTuple):
     size: int
 
 
+class Limits(NamedTuple):
+    """When a host ends a command: after ``wall_s``, or ``stall_s`` of silence (None: never), all in s."""
+
+    wall_s: float | None = None
+    stall_s: float | None = None
+    stall_source: str = "none"
+    grace_s: float = 10.0
+    """Between TERM and KILL."""
+    beat_s: float = 5.0
+    """Between two looks at it."""
+
+
 class Work(NamedTuple):
     """What one attempt executes."""
 
@@ -33,9 +45,10 @@ class Work(NamedTuple):
     """Files that its command names, sent along where they lie in the working directory."""
     outputs: list[str]
     """What it makes, relative to the working directory."""
+    logs: Sequence[str] = ()
+    """What else it writes there, to be brought back even if it fails."""
     environment: Mapping[str, str] = {}
-    limits: Mapping[str, Any] = {}
-    """``wall_s``, ``stall_s``, ``stall_source``, ``grace_s``, ``beat_s``."""
+    limits: Limits = Limits()
     progress: str | None = None
     measure: bool = False
 

@@ -93,6 +93,7 @@ class Dispatch:
         number = int(attempts.last(unit.run, unit.target).get("attempt", 0)) + 1
         sent = Sent(host, token, number, clock.iso(), unit.digest)
         open_log(unit, unit.run.log(unit.target, number))
+        publish.stage(unit.run, unit.target, number, unit.outputs)
         self._lease.write(self._owner(sent))
         os.fsync(self._lease.fd)
         emit(

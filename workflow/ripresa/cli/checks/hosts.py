@@ -9,19 +9,20 @@ from typing import Any
 from ripresa.cli.checks import FAIL, OK, Check
 
 _AT_A_TIME = 16
+_PING = "`ansible -i INVENTORY HOST -m ansible.builtin.ping`"
 _FIXES = {
-    "network": "check its address and port in the inventory; `ansible -i INVENTORY HOST -m ansible.builtin.ping` says more",
+    "network": f"check its address and port in the inventory; {_PING} says more",
     "permission": "check user, keys and become password in the inventory, and that ripresa_dir is the user's own",
     "environment": "install Python 3.9 or newer there, or name it in ansible_python_interpreter",
-    "configuration": "correct the inventory; `ansible-inventory -i INVENTORY --host HOST` shows what it says of the host",
+    "configuration": "correct what the inventory says of it: `ansible-inventory -i INVENTORY --host HOST`",
     "disk": "free space there, or set ripresa_dir to a folder with some",
     "file_system": "set ripresa_dir to a folder that can be written to",
 }
-_OTHER = "see what `ansible -i INVENTORY HOST -m ansible.builtin.ping` says"
+_OTHER = f"see what {_PING} says"
 
 
 def checks(config: Mapping[str, Any], profile: str) -> Iterator[Check]:
-    """Look at the inventory and at every host that ``benchmarks.hosts`` names, if the profile runs units there."""
+    """Look at the inventory and every host that ``benchmarks.hosts`` names, if the profile runs units there."""
     executor = _executor(profile)
     if executor != "ansible":
         found = f"executor {executor}: runs nothing on hosts of an inventory" if executor else "not found"
@@ -48,7 +49,7 @@ def checks(config: Mapping[str, Any], profile: str) -> Iterator[Check]:
 
 
 def _executor(profile: str) -> str | None:
-    """The executor of a profile, which is named as snakemake takes it; None without a profile of this name."""
+    """The executor of a profile, named as snakemake takes it; None without a profile of this name."""
     from ripresa.configuration.reading import read
 
     for folder in (profile, f"profiles/{profile}"):

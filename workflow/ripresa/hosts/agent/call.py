@@ -50,7 +50,9 @@ def main(arguments: list[str]) -> int:
     run = run_at(here.root, wanted.run)
     done = [_do(operation, run, here, sys.stdin.buffer) for operation in wanted.operations]
     try:
-        units = waiting.follow(run, wanted.follow, wanted.wait_s) if wanted.follow else {}
+        units = {}
+        if wanted.follow:
+            units = waiting.follow(run, wanted.follow, wanted.wait_s, wanted.door)
     except OSError as error:
         told = errors.answer(error)
         print(f"ripresa agent: {told['evidence']} ({told['error']})", file=sys.stderr)
@@ -76,6 +78,8 @@ def _do(operation: dict[str, Any], run: Run, here: Here, payload: BinaryIO) -> d
             return store.put(run, operation, payload)
         if name == "start":
             return starting.start(run, operation, here)
+        if name == "ring":
+            return waiting.ring(run, operation["door"])
         if name == "clean":
             return cleaning.clean(here.root, run, kill=operation["kill"])
         if name == "end":

@@ -19,12 +19,18 @@ class Request:
     """What a controller asks for: operations of a run, then units to follow for up to ``wait_s`` s."""
 
     def __init__(
-        self, run: str, operations: list[dict[str, Any]], follow: dict[str, str], wait_s: float
+        self,
+        run: str,
+        operations: list[dict[str, Any]],
+        follow: dict[str, str],
+        wait_s: float,
+        door: str | None,
     ) -> None:
         self.run = run
         self.operations = operations
         self.follow = follow
         self.wait_s = wait_s
+        self.door = door
 
 
 def parse(line: bytes) -> Request:
@@ -36,7 +42,7 @@ def parse(line: bytes) -> Request:
     if not isinstance(told, dict):
         raise ValueError("the request is no JSON object")
     run, operations = told.get("run"), told.get("do", [])
-    follow, wait_s = told.get("follow", {}), told.get("wait_s", 0)
+    follow, wait_s, door = told.get("follow", {}), told.get("wait_s", 0), told.get("door")
     if not isinstance(run, str) or not _is_name(run):
         raise ValueError(f"the run has no usable name: {run!r}")
     if not isinstance(operations, list):
@@ -47,7 +53,9 @@ def parse(line: bytes) -> Request:
         raise ValueError("'follow' is no table of units and tokens")
     if not _is_amount(wait_s):
         raise ValueError(f"'wait_s' is no number of seconds: {wait_s!r}")
-    return Request(run, operations, follow, wait_s)
+    if door is not None and not _is_key(door):
+        raise ValueError(f"'door' is no name of 24 hex digits: {door!r:.100}")
+    return Request(run, operations, follow, wait_s, door)
 
 
 def _check(operation: Any) -> None:
@@ -66,7 +74,7 @@ def _check_start(operation: dict[str, Any]) -> None:
     """Paths within a work folder must stay in it; in a shared directory they may lead anywhere."""
     if operation["directory"] is not None:
         return
-    paths = [*operation["folders"], *operation["outputs"], *(one["path"] for one in operation["inputs"])]
+    paths = [*operation["folders"], *operation["outputs"], *operation["logs"], *(one["path"] for one in operation["inputs"])]
     for path in paths:
         if not path or path.startswith("/") or ".." in path.split("/") or "\0" in path:
             raise ValueError(f"no path within a work folder: {path!r:.100}")
@@ -163,6 +171,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
         "inputs": _is_inputs,
         "folders": _is_texts,
         "outputs": _is_texts,
+        "logs": _is_texts,
         "limits": _is_limits,
         "progress": _is_optional_text,
         "measure": _is_flag,
@@ -171,6 +180,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
     "fetch": {**_UNIT, "what": _is_what, "offset": _is_count, "length": _is_count},
     "forget": {**_UNIT, "keep": _is_flag},
     "list": {},
+    "ring": {"door": _is_key},
     "clean": {"kill": _is_flag},
     "end": {"targets": _is_text},
 }

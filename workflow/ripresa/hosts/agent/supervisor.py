@@ -199,17 +199,18 @@ class _Watch:
             return  # a beat more or less is no reason to end what runs
 
     def _settle(self, job: Execution) -> dict[str, Any]:
-        """Clear the unit's own temporary files, and pack its outputs if it succeeded."""
+        """Clear the unit's own temporary files, and pack what it made: where it failed, its log files alone."""
         try:
             folders.remove(self.unit.scratch)
             folders.remove(self.unit.tmp)
-            if job.exit_code != 0 or job.stopped is not None:
+            wanted = list(self.operation["logs"])
+            if job.exit_code == 0 and job.stopped is None:
+                outputs = self.operation["outputs"]
+                self.known["missing"] = packing.absent(self.directory, outputs)
+                wanted += outputs
+            if self.operation["directory"] is not None or not wanted:
                 return {}
-            outputs = self.operation["outputs"]
-            self.known["missing"] = packing.absent(self.directory, outputs)
-            if self.operation["directory"] is not None or not outputs:
-                return {}
-            return {"outputs_size": packing.pack(self.directory, outputs, self.unit.outputs)}
+            return {"outputs_size": packing.pack(self.directory, wanted, self.unit.outputs)}
         except OSError as error:
             problem = errors.answer(error)
             if problem["error"] == "disk":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import time
 
-from ripresa.hosts.agent import data, sight
+from ripresa.hosts.agent import data, folders, sight
 from ripresa.hosts.agent import result as results
 from ripresa.hosts.agent.units import Unit
 from ripresa.journal import clock, records
@@ -24,11 +25,50 @@ _INLINE = 128_000
 _STDOUT = 1
 
 
-def follow(run: Run, wanted: dict[str, str], wait_s: float) -> dict[str, Any]:
+class Door:
+    """Where a waiting call can be rung at: a pipe under the name that the controller gave it."""
+
+    def __init__(self, run: Run, name: str | None) -> None:
+        self._path = _door(run, name or "")
+        self.fd: int | None = None
+        if name is None:
+            return
+        try:
+            folders.make(os.path.dirname(self._path))
+            os.mkfifo(self._path, 0o600)
+            self.fd = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return  # a file system without pipes: nobody can ring, and the wait takes as long as it was to
+
+    def close(self) -> None:
+        """Be there no more."""
+        if self.fd is not None:
+            os.close(self.fd)
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+
+
+def ring(run: Run, door: str) -> dict[str, Any]:
+    """Have the call that waits at a door answer at once; ``rung`` tells whether it was there."""
+    try:
+        fd = os.open(_door(run, door), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return {"rung": False}
+    os.write(fd, b".")
+    os.close(fd)
+    return {"rung": True}
+
+
+def _door(run: Run, name: str) -> str:
+    return f"{run.dir}/doors/{name}"
+
+
+def follow(run: Run, wanted: dict[str, str], wait_s: float, door_name: str | None = None) -> dict[str, Any]:
     """The state of each followed unit (key -> token), as soon as one of them runs no more.
 
     Nothing is looked at in between but pipes, which the ends of supervisors close: what is being measured
-    is not to be disturbed. Returns after ``wait_s`` s at the latest, and when the connection is gone.
+    is not to be disturbed. Returns after ``wait_s`` s at the latest, when the connection is gone, and when another
+    call rings at its door, as it does when there is more to follow.
     """
     end = time.monotonic() + wait_s
     poll = select.poll()
@@ -38,6 +78,9 @@ def follow(run: Run, wanted: dict[str, str], wait_s: float) -> dict[str, Any]:
     bells = {fd for unit in units.values() if wait_s > 0 and (fd := unit.listen()) is not None}
     for fd in bells:
         poll.register(fd, 0)
+    door = Door(run, door_name)
+    if door.fd is not None:
+        poll.register(door.fd, select.POLLIN)
     rung = -_DYING_S
     try:
         while True:
@@ -47,11 +90,12 @@ def follow(run: Run, wanted: dict[str, str], wait_s: float) -> dict[str, Any]:
                 return states
             pause = _MOMENT_S if time.monotonic() < rung + _DYING_S else _LOOK_S
             for fd, _ in poll.poll(1000 * min(left, pause)):
-                if fd == _STDOUT:
+                if fd in (_STDOUT, door.fd):
                     return states
                 poll.unregister(fd)
                 rung = time.monotonic()
     finally:
+        door.close()
         for fd in bells:
             os.close(fd)
 

@@ -63,6 +63,8 @@ class Transport:
 
         Several calls of a host run at a time, in no order. Raises Unreachable, within ``timeout_s`` seconds.
         """
+        if self._closed:
+            raise Unreachable("network", "the connections are closed", sent=False)
         until = time.monotonic() + timeout_s
         channel = self._channel(host, timeout_s)
         return channel.call(command, data, max(until - time.monotonic(), 0.0))

@@ -1,0 +1,183 @@
+"""Ordinary workflows, without a guard, on the executor `ansible`: Snakemake's own tests and a set of small ones."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from snakemake.common.tests import TestWorkflowsLocalStorageBase
+from snakemake_executor_plugin_ansible import ExecutorSettings
+
+SHARED = """
+all:
+  hosts:
+    one: {ansible_connection: local, ripresa_shared: true, ripresa_dir: "%s"}
+"""
+
+
+class TestWorkflowsOnASharedFileSystem(TestWorkflowsLocalStorageBase):
+    """What Snakemake asks of every executor."""
+
+    __test__ = True
+
+    @pytest.fixture(autouse=True)
+    def inventory(self, tmp_path_factory, monkeypatch):
+        folder = tmp_path_factory.mktemp("inventory")
+        self._inventory = folder / "hosts.yaml"
+        self._inventory.write_text(SHARED % (folder / "root"))
+        monkeypatch.delenv("RIPRESA_RUN", raising=False)
+
+    def get_executor(self):
+        return "ansible"
+
+    def get_executor_settings(self):
+        return ExecutorSettings(inventory=str(self._inventory))
+
+
+STAGED = """
+all:
+  hosts:
+    one: {ansible_connection: local, ripresa_dir: "%s"}
+"""
+
+
+class Workflow:
+    """A Snakefile that runs in staged mode: its jobs see nothing of the directory but what is sent."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory / "workflow"
+        self.directory.mkdir()
+        self.root = directory / "root"
+        self.inventory = directory / "hosts.yaml"
+        self.inventory.write_text(STAGED % self.root)
+
+    def __call__(self, snakefile: str, *arguments: str, files=None) -> int:
+        for name, text in (files or {}).items():
+            path = self.directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        (self.directory / "Snakefile").write_text(snakefile)
+        call = [sys.executable, "-m", "snakemake", "--executor", "ansible", "--jobs", "4", "--nolock"]
+        call += ["--ansible-inventory", str(self.inventory), "--workflow-profile", "none", *arguments]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RIPRESA_")}
+        done = subprocess.run(
+            call, cwd=self.directory, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        self.said = done.stdout + done.stderr
+        assert "Traceback" not in self.said, self.said
+        return done.returncode
+
+    def read(self, name: str) -> str:
+        return (self.directory / name).read_text()
+
+
+@pytest.fixture
+def workflow(tmp_path):
+    return Workflow(tmp_path)
+
+
+FEATURES = """
+rule all:
+    input: "sum.txt", "group.txt"
+
+rule several:
+    input: "data/{name}.txt"
+    output: first="out/{name}.a", second="out/{name}.b", folder=directory("out/{name}.d")
+    log: "logs/{name}.log"
+    benchmark: "bench/{name}.tsv"
+    params: word="it's"
+    threads: 2
+    shell:
+        "mkdir {output.folder}; pwd > {output.folder}/where; "
+        "cat {input} > {output.first}; echo {params.word:q} {threads} $OMP_NUM_THREADS > {output.second}; "
+        "python3 helper.py >> {output.second}; echo done > {log}"
+
+rule intermediate:
+    input: "out/{name}.a"
+    output: temp("tmp/{name}.txt")
+    shell: "tr a-z A-Z < {input} > {output}"
+
+rule together:
+    input: expand("tmp/{name}.txt", name=["x", "y"]), "out/x.d", "out/y.b"
+    output: "sum.txt"
+    shell: "cat {input[0]} {input[1]} {input[2]}/where {input[3]} > {output}"
+
+rule first_of_group:
+    output: temp("grouped.tmp")
+    group: "pair"
+    shell: "hostname > {output}; echo $PWD >> {output}"
+
+rule second_of_group:
+    input: "grouped.tmp"
+    output: "group.txt"
+    group: "pair"
+    shell: "cat {input} > {output}; echo $PWD >> {output}"
+"""
+
+
+def test_jobs_find_what_they_need_and_bring_back_what_they_make(workflow):
+    files = {"data/x.txt": "abc\n", "data/y.txt": "def\n", "helper.py": "print('helped')\n"}
+    assert workflow(FEATURES, files=files) == 0, workflow.said
+    upper_x, upper_y, where, word, helped = workflow.read("sum.txt").splitlines()
+    assert (upper_x, upper_y) == ("ABC", "DEF")
+    assert where.startswith(str(workflow.root))
+    assert word == "it's 2 2"
+    assert helped == "helped"
+    assert workflow.read("logs/x.log") == "done\n"
+    header, values = workflow.read("bench/x.tsv").splitlines()
+    assert header.split("\t")[:3] == ["s", "h:m:s", "max_rss"]
+    assert float(values.split("\t")[0]) > 0
+    _, here, there = workflow.read("group.txt").splitlines()
+    assert here == there != str(workflow.directory)
+    assert not (workflow.directory / "tmp/x.txt").exists()
+    assert not workflow.root.exists(), "something is left on the host"
+
+
+def test_a_job_that_fails_leaves_its_log_file_here(workflow):
+    rule = 'rule a:\n    output: "a.txt"\n    log: "a.log"\n    shell: "echo because > {log}; echo half > {output}; exit 3"\n'
+    assert workflow(rule) == 1
+    assert workflow.read("a.log") == "because\n"
+    assert not (workflow.directory / "a.txt").exists()
+    assert "exit code 3" in workflow.said
+
+
+def test_a_rule_that_needs_snakemake_on_the_host_is_refused_in_one_line(workflow):
+    rule = 'rule a:\n    output: "a.txt"\n    run:\n        open(output[0], "w").write("x")\n'
+    assert workflow(rule) == 1
+    assert "needs Snakemake around it" in workflow.said
+
+
+def test_an_input_from_elsewhere_is_refused_in_one_line(workflow, tmp_path):
+    (tmp_path / "far.txt").write_text("far")
+    rule = f'rule a:\n    input: "{tmp_path}/far.txt"\n    output: "a.txt"\n    shell: "cp {{input}} {{output}}"\n'
+    assert workflow(rule) == 1
+    assert "lies outside the working directory" in workflow.said
+
+
+def test_an_unknown_host_is_named_with_those_there_are(workflow):
+    rule = 'rule a:\n    output: "a.txt"\n    resources: host="two"\n    shell: "touch {output}"\n'
+    assert workflow(rule) == 1
+    assert "two" in workflow.said and "one" in workflow.said
+
+
+def test_what_runs_when_the_controller_is_killed_is_not_started_again(workflow):
+    rule = 'rule a:\n    output: "a.txt"\n    shell: "echo started >> {root}/../starts; sleep 4; echo x > {output}"\n'
+    rule = rule.replace("{root}", str(workflow.root))
+    (workflow.directory / "Snakefile").write_text(rule)
+    call = [sys.executable, "-m", "snakemake", "--executor", "ansible", "--jobs", "4", "--nolock"]
+    call += ["--ansible-inventory", str(workflow.inventory), "--workflow-profile", "none"]
+    from conftest import wait_until
+
+    controller = subprocess.Popen(
+        call, cwd=workflow.directory, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    starts = workflow.root.parent / "starts"
+    wait_until(starts.exists, 30)
+    controller.kill()
+    controller.wait()
+    assert workflow(rule, "--rerun-incomplete") == 0, workflow.said
+    assert starts.read_text() == "started\n"
+    assert "going on with its attempt on host one" in workflow.said
+    assert json.loads((workflow.directory / ".snakemake/ansible/journal/hosts.json").read_text()) == []
