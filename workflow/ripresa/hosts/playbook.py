@@ -12,6 +12,7 @@ from ansible_runner import Runner, RunnerConfig
 
 from ripresa.hosts.transport import failures, masters
 from ripresa.hosts.transport.folder import Folder
+from ripresa.recovery.classifier import classify
 
 _LONGEST = 300
 
@@ -25,8 +26,8 @@ def play(
 ) -> dict[str, Any]:
     """Run a playbook on a host; returns what it told by ``set_stats``.
 
-    The inventory is the one that Ansible uses by itself here. ``say`` gets its output line by line, without
-    failures: those that were passed over must not look like the cause, which the exception tells. SIGTERM ends
+    The inventory is the one that Ansible uses by itself here. ``say`` gets its output, a line each, without
+    failures: one that was passed over must not look like the cause, which the exception tells. SIGTERM ends
     it, so this is for the main thread. Raises PlayFailed.
     """
     told_to_end = threading.Event()
@@ -86,7 +87,7 @@ def _failure(about: Mapping[str, Any], *, unreachable: bool) -> str:
         # Of several lines of ssh or sudo the one that names the cause.
         said = failures.classify(said, False).evidence
     elif result.get("stderr") or result.get("module_stderr"):
-        said = [line for line in said.splitlines() if line.strip()][-1]
+        said = classify(said, exit_code=result.get("rc")).evidence
     text = " ".join(said.split())[:_LONGEST]
     return f"it cannot be reached: {text}" if unreachable else f"{about.get('task', 'a task')}: {text}"
 
