@@ -99,9 +99,8 @@ def test_tear_down_ends_what_runs_and_leaves_nothing(hosts, script, tmp_path):
         target = "benchmarks/h1/stream/rep1.json"
         order = {
             "op": "start", "key": key_of(target), "token": "t", "target": target, "attempt": 1,
-            "session": "s", "digest": "d", "command": "sleep 611", "environment": {}, "directory": None, "inputs": [],
-            "folders": [],
-            "outputs": [], "logs": [], "progress": None, "measure": False,
+            "session": "s", "digest": "d", "command": "sleep 611", "environment": {}, "directory": None,
+            "inputs": [], "folders": [], "outputs": [], "logs": [], "progress": None, "measure": False,
             "limits": {"wall_s": None, "stall_s": None, "stall_source": "", "grace_s": 1, "beat_s": 1},
         }  # fmt: skip
         assert client.exchange([order])["done"] == [{"state": "started"}]
