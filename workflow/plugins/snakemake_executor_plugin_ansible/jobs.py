@@ -32,10 +32,8 @@ class Offer:
         self.info: SubmittedJobInfo | None = None
         self.not_before = 0.0
         """By the monotonic clock."""
-        self.taken = False
-        """Whether its lease is held."""
-        self.adopts: Sent | None = None
-        """What an earlier controller sent."""
+        self.looked_at = False
+        """Whether it is known that nothing of it runs, and that it is to run."""
         self.host: str | None = None
         """Where it is."""
 

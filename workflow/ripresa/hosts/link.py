@@ -86,6 +86,7 @@ class Link:
         self._door: str | None = None
         """That of the call that follows, while there is one; it knows of these units."""
         self._known: frozenset[str] = frozenset()
+        self._unwanted: set[str] = set()
         self._closed = False
         threading.Thread(target=self._watch, name=f"on {self.name}", daemon=True).start()
 
@@ -109,6 +110,7 @@ class Link:
         """Have attempts ended: they settle as cancelled."""
         wanted = set(targets)
         with self._state:
+            self._unwanted |= wanted  # also those that a call is starting right now
             waiting = [one for one in self._queue if one.task.target in wanted]
             self._queue = [one for one in self._queue if one.task.target not in wanted]
             running = [one for one in self._followed.values() if one.task.target in wanted]
@@ -216,7 +218,7 @@ class Link:
                 self._lose(parcel, result["error"], f"host {self.name}: {result['evidence']}")
             elif step != answers.FOLLOW:
                 self._start_again(parcel, step, result, files)
-            elif parcel.unwanted:
+            elif parcel.unwanted or parcel.task.target in self._unwanted:
                 self.cancel([parcel.task.target])
         self._ring()
 
