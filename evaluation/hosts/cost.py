@@ -2,14 +2,15 @@
 
     python evaluation/hosts/cost.py [--units 30] [--many 150] [--calls 6]
 
-Needs root, and Debian's packages (`python tests/hosts packages`): it brings up three hosts on this machine and
-takes them down. All units are trivial, guarded and validated; each writes one line. Four things are timed:
+Needs root, and Debian's packages (`python tests/hosts packages`): it brings up three hosts on this machine
+and takes them down. All units are trivial, guarded and validated; each writes one line. Four things are
+timed:
 
 - *here*: one unit after the other by the local executor (`--cores 1`);
-- *on a host*: the same by `--executor ansible`, one after the other on one host. The time of a unit is that from one
-  end to the next, so that connections are warm and the start of Snakemake and Ansible does not count;
+- *on a host*: the same by `--executor ansible`, one after the other on one host. The time of a unit is that
+  from one end to the next, so that connections are warm and no start of Snakemake or Ansible counts;
 - *on three hosts*: many units at a time, units a second from the first end to the last;
-- *ansible*: the same command by one call of `ansible` each (pipelining and ControlPersist on, connection warm).
+- *ansible*: the same command by one call of `ansible` each (pipelining and ControlPersist on, warm).
 
 Exits 1 if a unit costs more than 0.25 s over one here, or three hosts do less than 8 units a second.
 """
@@ -22,13 +23,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
 
 from hosts import packages
 from hosts.handle import Hosts
-
 from ripresa.journal import clock, records
 
 MOST_S, LEAST_PER_S = 0.25, 8.0
@@ -156,7 +157,7 @@ def _calls(inventory: Path, count: int) -> list[float]:
 
 
 def _median(ends: list[float]) -> float:
-    return statistics.median(after - before for before, after in zip(ends, ends[1:], strict=False))
+    return statistics.median(after - before for before, after in pairwise(ends))
 
 
 def _middle(times: list[float]) -> float:

@@ -16,7 +16,8 @@ Job = Any
 """A single or a group job; Snakemake's own classes offer more than the interface of executors."""
 
 HOST, EXCLUSIVE = "host", "exclusive"
-"""The resources that say where a job may run (a pattern of Ansible), and whether nothing may run beside it."""
+"""The resources that say where a job may run (a pattern of Ansible), and whether nothing may run beside it.
+"""
 
 
 class Offer:

@@ -1,7 +1,7 @@
 """Turns: take in what is offered, adopt or place it, tell Snakemake what became of it.
 
-All decisions are made by the one thread that Snakemake starts for watching; the links to the hosts only tell it
-when something happened there.
+All decisions are made by the one thread that Snakemake starts for watching; the links to the hosts only tell
+it when something happened there.
 """
 
 import logging
@@ -41,7 +41,9 @@ _REOPEN_S = 30.0
 _CANCEL_S = 10.0
 """How long cancelled units may take beyond their grace."""
 _LOST_S = 3900.0
-"""Without a policy a host that does not answer is waited for as long as the default policy waits for a network."""
+"""Without a policy a host that does not answer is waited for as long as the default policy waits for a
+network.
+"""
 
 
 class Snakemake(Protocol):
@@ -126,7 +128,7 @@ class Watch:
         self._cancelled = True
         for link in self._links.values():
             link.cancel([one.target for one in self._running.values() if one.host == link.name])
-        end = time.monotonic() + _CANCEL_S + float(os.environ.get("RIPRESA_GRACE_S", 10.0))
+        end = time.monotonic() + _CANCEL_S + float(os.environ.get("RIPRESA_GRACE_S", "10"))
         while self._running and time.monotonic() < end:
             self.wait(0.2)
             self._hear()
@@ -239,8 +241,8 @@ class Watch:
     def _take(self, one: Offer) -> bool | None:
         """Take the lease of a unit; None if it has it now and is to be sent to a host.
 
-        Else whether it is on its way or at its end: it may be published or given up, or an earlier controller has
-        sent it to a host.
+        Else whether it is on its way or at its end: it may be published or given up, or an earlier controller
+        has sent it to a host.
         """
         standing = one.task.take()
         if standing is None:
@@ -296,8 +298,8 @@ class Watch:
         links = [self._link(host) for host in self._roster.hosts(one.pattern).values()]
         if one.needs.shared and not (links := [link for link in links if link.shared]):
             raise ValueError(
-                f"rule {one.job.name} needs Snakemake around it (script, run, wrapper, ...), and none of the hosts "
-                f"{one.pattern} shares the file system (ripresa_shared); make it a shell rule or a local rule"
+                f"rule {one.job.name} needs Snakemake around it (script, run, wrapper, ...), and none of the "
+                f"hosts {one.pattern} shares the file system (ripresa_shared); make it a shell rule or a local rule"
             )
         usable = [link for link in links if link.down is None]
         unknown = [link for link in usable if link.facts is None]

@@ -1,9 +1,9 @@
 """The connection to one host: what is to start there, what runs there, and what came of it.
 
-Calls wait for the host, so threads make them: up to four start work, one follows what runs. A call that starts
-work waits a moment for its end, so that a short unit costs one call; what takes longer is followed by one
-call for all, which the host answers when one of them ends. No answer says nothing about what runs there: while
-a host cannot be reached nothing is concluded of what it may have begun, until it counts as lost.
+Calls wait for the host, so threads make them: up to four start work, one follows what runs. A call that
+starts work waits a moment for its end, so that a short unit costs one call; what takes longer is followed by
+one call for all, which the host answers when one of them ends. No answer says nothing about what runs there:
+while a host cannot be reached nothing is concluded of what it may have begun, until it counts as lost.
 """
 
 import os
@@ -59,7 +59,10 @@ class Notify(NamedTuple):
 
 
 class Link:
-    """One host as the controller sees it. ``directory`` takes up archives, after ``lost_s`` it counts as lost."""
+    """One host as the controller sees it.
+
+    ``directory`` takes up archives; a host that has not answered for ``lost_s`` counts as lost.
+    """
 
     def __init__(
         self, client: Client, shipper: Shipper, directory: str, notify: Notify, *, lost_s: float

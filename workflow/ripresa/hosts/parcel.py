@@ -33,7 +33,9 @@ class Task(Protocol):
 
 
 class Parcel:
-    """An attempt and what it executes. ``adopted``: an earlier controller sent it, so it may run there already."""
+    """An attempt and what it executes. ``adopted``: an earlier controller sent it, so it may run there
+    already.
+    """
 
     def __init__(self, task: Task, sent: Sent, work: Work, session: str, *, adopted: bool = False) -> None:
         self.task = task

@@ -66,9 +66,9 @@ def _door(run: Run, name: str) -> str:
 def follow(run: Run, wanted: dict[str, str], wait_s: float, door_name: str | None = None) -> dict[str, Any]:
     """The state of each followed unit (key -> token), as soon as one of them runs no more.
 
-    Nothing is looked at in between but pipes, which the ends of supervisors close: what is being measured
-    is not to be disturbed. Returns after ``wait_s`` s at the latest, when the connection is gone, and when another
-    call rings at its door, as it does when there is more to follow.
+    Nothing is looked at in between but pipes, which the ends of supervisors close: what is being measured is
+    not to be disturbed. Returns after ``wait_s`` s at the latest, when the connection is gone, and when
+    another call rings at its door, as it does when there is more to follow.
     """
     end = time.monotonic() + wait_s
     poll = select.poll()
