@@ -4,6 +4,7 @@ All decisions are made by the one thread that Snakemake starts for watching; the
 it when something happened there.
 """
 
+import functools
 import logging
 import os
 import socket
@@ -299,7 +300,7 @@ class Watch:
         if one.needs.shared and not (links := [link for link in links if link.shared]):
             raise ValueError(
                 f"rule {one.job.name} needs Snakemake around it (script, run, wrapper, ...), and none of the "
-                f"hosts {one.pattern} shares the file system (ripresa_shared); make it a shell rule or a local rule"
+                f"hosts {one.pattern} shares the file system (ripresa_shared); make it a shell or a local rule"
             )
         usable = [link for link in links if link.down is None]
         unknown = [link for link in usable if link.facts is None]
@@ -334,7 +335,8 @@ class Watch:
                 self._lost.discard(link.name)
             elif link.name not in self._lost and self._run is not None:
                 self._lost.add(link.name)
-                breaker.update(self._run, lambda book, name=link.name: breaker.forget(book, f"host:{name}"))
+                scope = f"host:{link.name}"
+                breaker.update(self._run, functools.partial(breaker.forget, scope=scope))
 
     def _lost_s(self) -> float:
         """As long as the policy waits for a network in all."""

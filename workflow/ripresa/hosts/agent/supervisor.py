@@ -199,7 +199,7 @@ class _Watch:
             return  # a beat more or less is no reason to end what runs
 
     def _settle(self, job: Execution) -> dict[str, Any]:
-        """Clear the unit's own temporary files, and pack what it made: where it failed, its log files alone."""
+        """Clear the unit's own temporary files, and pack what it made; if it failed, its log files alone."""
         try:
             folders.remove(self.unit.scratch)
             folders.remove(self.unit.tmp)
