@@ -300,7 +300,7 @@ class Watch:
         if one.needs.shared and not (links := [link for link in links if link.shared]):
             raise ValueError(
                 f"rule {one.job.name} needs Snakemake around it (script, run, wrapper, ...), and none of the "
-                f"hosts {one.pattern} shares the file system (ripresa_shared); make it a shell or a local rule"
+                f"hosts {one.pattern} shares the file system (ripresa_shared); make it a shell rule"
             )
         usable = [link for link in links if link.down is None]
         unknown = [link for link in usable if link.facts is None]

@@ -14,7 +14,7 @@ FOLLOW, AGAIN, SEND_FILES, STOP_OTHER, FAILED = "follow", "again", "send files",
 
 
 class Task(Protocol):
-    """What a host executes for a controller, which keeps the books: a `ripresa.recovery.dispatch.Dispatch`."""
+    """What a host executes for a controller that keeps the books: a `ripresa.recovery.dispatch.Dispatch`."""
 
     target: str
     digest: str

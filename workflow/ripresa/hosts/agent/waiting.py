@@ -22,6 +22,7 @@ _LOOK_S = 5.0
 _DYING_S, _MOMENT_S = 1.0, 0.02
 """A killed process closes its files some moments before it counts as gone."""
 _INLINE = 128_000
+"""Logs and outputs of up to so many bytes are told at once; more is to be fetched."""
 _STDOUT = 1
 
 
@@ -121,8 +122,8 @@ def state(unit: Unit, token: str) -> dict[str, Any]:
         "state": sight.ENDED,
         "result": there.result,
         **{
-            what: data.read(path, 0, _INLINE)
+            what: data.read(path, 0, size)
             for what, path in (("log", unit.log), ("outputs", unit.outputs))
-            if (results.size_of(path) or _INLINE + 1) <= _INLINE
+            if (size := results.size_of(path)) is not None and size <= _INLINE
         },
     }
