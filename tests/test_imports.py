@@ -22,6 +22,7 @@ CORE = (
     "ripresa.configuration",
     "ripresa.hosts",
     "ripresa.notify",
+    "ripresa.hosts",
     "ripresa.slurm",
     "ripresa.template",
 )

@@ -16,7 +16,7 @@ def main(unit: str, output: str, *results: str) -> None:
         for result in results
         if result.endswith(".json")
     ]
-    since = min(started, default=datetime.now(timezone.utc))  # noqa: UP017 - hosts may have Python 3.9
+    since = min(started, default=datetime.now(timezone.utc))
     collection.write(output, collection.collect(packages, since))
 
 
