@@ -11,15 +11,17 @@ from ripresa.hosts.transport.patterns import Host, PatternError
 from ripresa.hosts.transport.relay import Channel, Relay, Reply, Unreachable
 
 RESET_S = 10.0
+_MISMATCH = "match supplied host pattern"
 
 
 class Transport:
     """Runs commands on the hosts of an Ansible inventory. Safe to use from several threads.
 
-    ``inventory`` is what ``ansible -i`` takes, any number of them; with none Ansible's own configuration decides.
-    ``directory`` is a private folder for what ansible-runner writes. ``say`` gets Ansible's warnings, a line each.
-    Nothing of Ansible starts before the first call. A pattern brings one process of Ansible for its hosts, which
-    lives until the transport is closed; if it dies, the next call of one of its hosts starts another.
+    ``inventory`` is what ``ansible -i`` takes, any number of them; with none Ansible's own configuration
+    decides. ``directory`` is a private folder for what ansible-runner writes. ``say`` gets Ansible's
+    warnings, a line each. Nothing of Ansible starts before the first call. A pattern brings one process of
+    Ansible for its hosts, which lives until the transport is closed; if it dies, the next call of one of its
+    hosts starts another.
     """
 
     def __init__(self, inventory: Sequence[str], directory: str, say: Callable[[str], None]) -> None:
@@ -29,6 +31,7 @@ class Transport:
         self._said: set[str] = set()
         self._lock = threading.Lock()
         self._relays: dict[str, Relay] = {}
+        self._started: list[Relay] = []
         self._patterns: dict[str, dict[str, Host]] = {}
         self._closed = False
 
@@ -41,7 +44,7 @@ class Transport:
         with self._lock:
             if pattern in self._patterns:
                 return dict(self._patterns[pattern])
-        relay = self._start(pattern)
+            relay = self._start(pattern)
         relay.complete()
         if not relay.described and not relay.failed:
             relay.end()
@@ -56,7 +59,7 @@ class Transport:
         return dict(found)
 
     def call(self, host: str, command: str, data: bytes = b"", *, timeout_s: float) -> Reply:
-        """Run a command of a POSIX shell on a host, with ``data`` as its standard input, as whom Ansible would.
+        """Run a command of a POSIX shell on a host, as whom Ansible would, with ``data`` as standard input.
 
         Several calls of a host run at a time, in no order. Raises Unreachable, within ``timeout_s`` seconds.
         """
@@ -81,16 +84,18 @@ class Transport:
         """End Ansible and every connection. Calls that run raise Unreachable. May be called again."""
         with self._lock:
             self._closed = True
-            relays = set(self._relays.values())
-            self._relays.clear()
+            relays, self._started = self._started, []
         for relay in relays:
             relay.end()
 
     def _start(self, pattern: str) -> Relay:
+        """A new relay; the caller holds the lock."""
         if self._closed:
             raise RuntimeError("the transport is closed")
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
-        return Relay(self._inventory, self._directory, pattern, self._warn)
+        relay = Relay(self._inventory, self._directory, pattern, self._warn)
+        self._started = [*(other for other in self._started if not other.ended), relay]
+        return relay
 
     def _adopt(self, relay: Relay, names: list[str]) -> None:
         """Let a relay have its hosts, except for those that another one has."""
@@ -108,6 +113,8 @@ class Transport:
     def _channel(self, host: str, timeout_s: float) -> Channel:
         """The channel of a host; starts a relay if there is none any more."""
         with self._lock:
+            if self._closed:
+                raise Unreachable("network", "the transport is closed", sent=False)
             relay = self._relays.get(host)
             if relay is None or relay.ended or relay.lost(host):
                 names = [host]
@@ -136,7 +143,10 @@ class Transport:
 
     def _nothing(self, pattern: str, relay: Relay) -> PatternError:
         """Why a relay has no host."""
-        everything = self._start("all")
+        if relay.problem and _MISMATCH not in relay.problem:
+            return patterns.unreadable(relay.problem)
+        with self._lock:
+            everything = self._start("all")
         everything.complete()
         there = [patterns.host(description) for description in everything.described.values()]
         everything.end()

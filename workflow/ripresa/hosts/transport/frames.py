@@ -1,7 +1,7 @@
 """What goes over the socket between the controller and an action of Ansible: frames of a header and bytes.
 
-A frame is the sizes of both (two unsigned 32-bit integers, big-endian), a JSON document, and raw bytes. The socket
-lies in a private folder of the user, so that both ends are his.
+A frame is the sizes of both (two unsigned 32-bit integers, big-endian), a JSON document, and raw bytes. The
+socket lies in a private folder of the user, so that both ends are his.
 """
 
 import json

@@ -1,9 +1,10 @@
-"""The process between a controller and Ansible: starts a relay and sees to it that nothing of it outlives the two.
+"""The process between a controller and Ansible: starts a relay, and lets nothing of it outlive the two.
 
-It has what starting Ansible needs (ansible-runner, a terminal, the environment) and a controller had better not
-have. Its standard input is one line of JSON and then stays open: its end is the end of the relay. Its standard
-output is lines of JSON: ``{"warning": TEXT}``, ``{"host": NAME, "problem": TEXT}`` of a host for which Ansible could
-not begin, and at last ``{"ended": TEXT or null}`` with the error that ended Ansible.
+Its argument is the folder of the relay's sockets. It has what starting Ansible needs (ansible-runner, a
+terminal, the environment) and a controller had better not have. Its standard input is one line of JSON and
+then stays open: its end is the end of the relay. Its standard output is lines of JSON: ``{"warning": TEXT}``,
+``{"host": NAME, "problem": TEXT}`` of a host for which Ansible could not begin, and at last ``{"ended": TEXT
+or null}`` with the error that ended Ansible.
 """
 
 import json
@@ -18,8 +19,8 @@ from typing import Any
 import psutil
 from ansible_runner import Runner, RunnerConfig
 
-from ripresa.hosts.transport import masters
 from ripresa.hosts.transport.folder import Folder
+from ripresa.hosts.transport.line import ORIGINAL
 from ripresa.hosts.transport.speech import Speech
 
 PLAY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ansible", "relay.yml")
@@ -41,7 +42,7 @@ def environment(folder: Folder, pattern: str) -> dict[str, str]:
         "ANSIBLE_ACTION_PLUGINS": os.pathsep.join([configured, action_plugins]),
         "PATH": os.pathsep.join(search),
         "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
-        # A pattern of which only a part matches is a mistake to tell, and nobody reads the warning of a relay.
+        # A pattern that matches only in part is a mistake, and its warning would be read by nobody.
         "ANSIBLE_HOST_PATTERN_MISMATCH": "error",
         # What reports on plays, by mail or to a dashboard, has no business with this one.
         "ANSIBLE_CALLBACKS_ENABLED": "awx_display",  # that of ansible-runner, which is there anyway
@@ -57,7 +58,7 @@ def environment(folder: Folder, pattern: str) -> dict[str, str]:
 
 
 def configured_action_plugins() -> str:
-    """Where Ansible would look for action plugins: its configuration, which a variable in the environment hides."""
+    """Where Ansible looks for action plugins as it is configured, which a variable would hide from it."""
     from ansible.constants import config
 
     return os.pathsep.join(config.get_config_value("DEFAULT_ACTION_PLUGIN_PATH"))
@@ -65,6 +66,7 @@ def configured_action_plugins() -> str:
 
 def runner(told: dict[str, Any], folder: Folder, speech: Speech) -> Runner:
     """The relay, ready to run."""
+    os.makedirs(folder.runner(told["directory"]), mode=0o700)
     configuration = RunnerConfig(
         private_data_dir=folder.runner(told["directory"]),
         project_dir=os.getcwd(),  # where Ansible looks for ansible.cfg, and where relative paths begin
@@ -80,6 +82,8 @@ def runner(told: dict[str, Any], folder: Folder, speech: Speech) -> Runner:
     if "ANSIBLE_HOST_KEY_CHECKING" not in os.environ:
         # ansible-runner turns the check off for whoever has not set the variable, whatever ansible.cfg says.
         del configuration.env["ANSIBLE_HOST_KEY_CHECKING"]
+    changed = [name for name in configuration.env if configuration.env[name] != os.environ.get(name)]
+    configuration.env[ORIGINAL] = json.dumps({name: os.environ.get(name) for name in changed})
 
     def forget(status: dict[str, Any], **_: Any) -> None:
         if status["status"] == "running":
@@ -116,7 +120,7 @@ done = threading.Event()
 def main() -> None:
     """Read what is wanted, run the relay until it ends or the controller does, and clean up."""
     told = json.loads(sys.stdin.readline())
-    folder, speech = Folder(told["folder"]), Speech(tell)
+    folder, speech = Folder(sys.argv[1]), Speech(tell)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: done.set())
 
@@ -136,13 +140,8 @@ def main() -> None:
     for target in (work, watch):
         threading.Thread(target=target, daemon=True).start()
     done.wait()
+    tell(ended=speech.problem)  # first, so that no further call goes to what is being cleaned up
     end_ansible()
-    masters.end(folder.masters)
+    folder.remove()
     shutil.rmtree(folder.runner(told["directory"]), ignore_errors=True)
-    shutil.rmtree(folder.path, ignore_errors=True)
-    tell(ended=speech.problem)
     os._exit(0)  # the threads may hang in a read
-
-
-if __name__ == "__main__":
-    main()

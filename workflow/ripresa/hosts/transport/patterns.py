@@ -14,15 +14,15 @@ class PatternError(ValueError):
 
 @dataclass(frozen=True)
 class Host:
-    """A host of the inventory: the names of its groups, its ``ripresa_*`` variables, templated, and its Python.
+    """A host of the inventory: its groups by name, its ``ripresa_*`` variables, templated, and its Python.
 
-    ``python`` is the interpreter that the inventory or Ansible's configuration names, None if Ansible is to discover
-    one.
+    ``python`` is the interpreter that the inventory or Ansible's configuration names, None if Ansible is to
+    discover one.
     """
 
     name: str
     groups: frozenset[str]
-    variables: Mapping[str, Any]
+    variables: dict[str, Any]
     python: str | None
 
 
@@ -36,14 +36,21 @@ def host(description: Mapping[str, Any]) -> Host:
     )
 
 
+def unreadable(problem: str) -> PatternError:
+    """The error of an inventory, or of a configuration of Ansible, with which no play begins."""
+    return PatternError(f"Ansible cannot begin with this inventory: {problem}")
+
+
 def nothing(pattern: str, said: str | None, there: Iterable[Host]) -> PatternError:
-    """The error of a pattern that matches nothing, or in part nothing; ``there`` is what the inventory has."""
+    """The error of a pattern that matches nothing, or does so in part; ``there`` is the whole inventory."""
     hosts = sorted(there, key=lambda host: host.name)
     groups = sorted({group for host in hosts for group in host.groups})
     message = f"{pattern!r} names no host or group of the inventory"
     if said:
         message += f" ({said})"
-    return PatternError(f"{message}; groups: {_names(groups)}; hosts: {_names([host.name for host in hosts])}")
+    return PatternError(
+        f"{message}; groups: {_names(groups)}; hosts: {_names([host.name for host in hosts])}"
+    )
 
 
 def _names(names: list[str]) -> str:

@@ -15,6 +15,12 @@ from ripresa.hosts.transport.failures import classify
 from ripresa.hosts.transport.folder import Folder
 from ripresa.hosts.transport.frames import encode, receive
 
+KEEPER = f"""import sys
+sys.path.insert(0, {os.path.abspath(__file__).rsplit(os.sep, 4)[0]!r})
+from ripresa.hosts.transport.keeper import main
+main()
+"""
+"""Finds this package wherever the controller has it from, with an environment that is left as it is."""
 END_S = 5.0
 """What a relay has to end once it is told so."""
 
@@ -30,8 +36,8 @@ class Reply(NamedTuple):
 class Unreachable(Exception):
     """A command had no answer: the host or the way there failed.
 
-    ``failure_class`` is one of the project's classes, ``evidence`` one line in the words of ssh, sudo or Ansible.
-    ``sent`` is False only if it is certain that the command never began to run on the host.
+    ``failure_class`` is one of the project's classes, ``evidence`` one line in the words of ssh, sudo or
+    Ansible. ``sent`` is False only if it is certain that the command never began to run on the host.
     """
 
     def __init__(self, failure_class: str, evidence: str, *, sent: bool) -> None:
@@ -56,7 +62,7 @@ class Channel:
         header, payload = self._ask({"do": "call", "command": command}, data, timeout_s)
         if "exit_code" in header:
             return Reply(header["exit_code"], payload.decode("utf-8", "surrogateescape"), header["stderr"])
-        failure = classify(header["said"], header["sent"])
+        failure = classify(header["said"], header["began"])
         raise Unreachable(failure.failure_class, failure.evidence, sent=failure.sent)
 
     def reset(self, timeout_s: float) -> None:
@@ -78,7 +84,7 @@ class Channel:
             self._waiting.pop(number, None)
             with self._sending, contextlib.suppress(OSError):
                 self._connection.sendall(encode({"do": "cancel", "call": number}))
-            raise Unreachable("network", f"no answer within {timeout_s:g} s", sent=True)
+            raise Unreachable("network", f"no answer within {timeout_s:.3g} s", sent=True)
         if answer.frame is None:
             raise Unreachable("network", "the process of Ansible that has the connection ended", sent=True)
         return answer.frame
@@ -132,18 +138,16 @@ class Relay:
         self._listener.listen(1024)
         # A session of its own: an interrupt from the terminal is the controller's business.
         self._keeper = subprocess.Popen(
-            [sys.executable, "-m", "ripresa.hosts.transport.keeper"],
+            [sys.executable, "-c", KEEPER, self._folder.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,  # nothing, unless it cannot even start
             start_new_session=True,
-            env=_environment(),
         )
         told = {
             "inventory": list(inventory),
             "directory": os.path.abspath(directory),
             "pattern": pattern,
-            "folder": self._folder.path,
         }
         assert self._keeper.stdin is not None
         self._keeper.stdin.write(json.dumps(told).encode() + b"\n")
@@ -217,8 +221,11 @@ class Relay:
     def _listen(self) -> None:
         """Hear what the keeper says, until it ends."""
         assert self._keeper.stdout is not None
-        problem: str | None = "the process that starts Ansible was killed"
+        killed = "the process that starts Ansible was killed"
         for line in self._keeper.stdout:
+            if not line.startswith(b"{"):
+                killed = line.decode(errors="replace").strip() or killed
+                continue
             told = json.loads(line)
             if "warning" in told:
                 self._warn(told["warning"])
@@ -227,7 +234,12 @@ class Relay:
                     self.failed[told["host"]] = told["problem"]
                     self._changed.notify_all()
             else:
-                problem = told["ended"]
+                self._lost(told["ended"])
+        if not self.ended:
+            self._lost(killed)
+        self._folder.remove()  # the keeper has done so, if it was not killed
+
+    def _lost(self, problem: str | None) -> None:
         with self._changed:
             self.problem, self.ended = problem, True
             self._changed.notify_all()
@@ -241,9 +253,3 @@ class Relay:
             channels = list(self._channels.values())
         for channel in channels:
             channel.close()
-
-
-def _environment() -> dict[str, str]:
-    """The environment of the keeper: it must find this package, wherever the controller has it from."""
-    package = os.path.abspath(__file__).rsplit(os.sep, 4)[0]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}

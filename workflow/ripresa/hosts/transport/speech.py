@@ -11,8 +11,8 @@ ANOTHER = re.compile(r"^(?:\[?[A-Z ]+\]?[:!] |PLAY|TASK|skipping:|fatal:|ok:|$)"
 class Speech:
     """Takes the events of ansible-runner, and tells what a user must know of them.
 
-    ``tell`` gets ``warning=TEXT``, and ``host=NAME, problem=TEXT`` for a host that Ansible gave up. ``problem`` is what
-    ended Ansible, if it was more than that.
+    ``tell`` gets ``warning=TEXT``, and ``host=NAME, problem=TEXT`` for a host that Ansible gave up.
+    ``problem`` is what ended Ansible, if it was more than that.
     """
 
     def __init__(self, tell: Callable[..., None]) -> None:
@@ -20,12 +20,13 @@ class Speech:
         self._kind = ""
         self._text: list[str] = []
         self._heard: list[str] = []
+        self._hosts_failed = False
         self.problem: str | None = None
 
     def hear(self, event: dict[str, Any]) -> bool:
         """One event; False, as nothing of it shall be written to a disk."""
         if event.get("event") in {"runner_on_failed", "runner_on_unreachable"}:
-            data = event["event_data"]
+            self._hosts_failed, data = True, event["event_data"]
             self._tell(host=data["host"], problem=_line(str(data["res"].get("msg", "failed"))))
         elif event.get("event") not in {"runner_on_ok", "playbook_on_stats"}:
             for line in (event.get("stdout") or "").splitlines():
@@ -33,10 +34,12 @@ class Speech:
         return False
 
     def end(self, exit_code: int | None) -> None:
-        """Ansible has ended; 2 and 4 are of hosts that failed, each of which has been told."""
+        """Ansible has ended, by an error if not by hosts that failed, each of which has been told."""
         self._listen("")
-        if exit_code and exit_code not in {2, 4}:
-            self.fail(self._heard[-1] if self._heard else f"ansible-playbook ended with exit code {exit_code}")
+        if exit_code and not self._hosts_failed:
+            self.fail(
+                self._heard[-1] if self._heard else f"ansible-playbook ended with exit code {exit_code}"
+            )
 
     def fail(self, problem: str) -> None:
         """There is no relay, and why."""

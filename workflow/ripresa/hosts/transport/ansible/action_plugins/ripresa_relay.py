@@ -1,4 +1,4 @@
-"""The action of the relay: runs on its host what the controller sends, for as long as the controller is there."""
+"""The action of the relay: runs on its host what the controller sends, as long as the controller is there."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from ansible.plugins.action import ActionBase
 
 from ripresa.hosts.transport.folder import Folder
 from ripresa.hosts.transport.frames import encode
+from ripresa.hosts.transport.line import restore_environment
 from ripresa.hosts.transport.serving import Session
 
-# This module is loaded by the process of the play too, which looks for results of its workers a thousand times a
-# second; a relay has none for hours.
+# This module is loaded by the process of the play too, which looks for results of its workers a thousand
+# times a second; a relay has none for hours.
 C.DEFAULT_INTERNAL_POLL_INTERVAL = 0.1
 
 
@@ -26,6 +27,7 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         variables = task_vars or {}
         folder = Folder(os.environ["RIPRESA_RELAY_FOLDER"])
+        restore_environment()
         name = str(variables["inventory_hostname"])
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(folder.socket)
@@ -44,7 +46,9 @@ class ActionModule(ActionBase):
             return {
                 **description,
                 "variables": {
-                    key: self._templar.template(variables[key]) for key in variables if key.startswith("ripresa_")
+                    key: self._templar.template(variables[key])
+                    for key in variables
+                    if key.startswith("ripresa_")
                 },
                 "python": self._python(variables),
             }
@@ -52,7 +56,7 @@ class ActionModule(ActionBase):
             return {**description, "problem": str(error)}
 
     def _python(self, variables: dict[str, Any]) -> str | None:
-        """The interpreter that the inventory or the configuration names; None if Ansible is to discover one."""
+        """The interpreter that inventory or configuration names; None if Ansible is to discover one."""
         named = variables.get("ansible_python_interpreter") or C.config.get_config_value("INTERPRETER_PYTHON")
         path = str(self._templar.template(named))
         return None if path.startswith("auto") else path
