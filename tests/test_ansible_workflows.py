@@ -1,4 +1,4 @@
-"""Ordinary workflows, without a guard, on the executor `ansible`: Snakemake's own tests and a set of small ones."""
+"""Ordinary workflows, without a guard, on the executor `ansible`: Snakemake's own tests and small ones."""
 
 import json
 import os
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from snakemake.common.tests import TestWorkflowsLocalStorageBase
+
+from conftest import wait_until
 from snakemake_executor_plugin_ansible import ExecutorSettings
 
 SHARED = """
@@ -63,7 +65,13 @@ class Workflow:
         call += ["--ansible-inventory", str(self.inventory), "--workflow-profile", "none", *arguments]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RIPRESA_")}
         done = subprocess.run(
-            call, cwd=self.directory, env=environment, capture_output=True, text=True, timeout=120, check=False
+            call,
+            cwd=self.directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         self.said = done.stdout + done.stderr
         assert "Traceback" not in self.said, self.said
@@ -136,7 +144,8 @@ def test_jobs_find_what_they_need_and_bring_back_what_they_make(workflow):
 
 
 def test_a_job_that_fails_leaves_its_log_file_here(workflow):
-    rule = 'rule a:\n    output: "a.txt"\n    log: "a.log"\n    shell: "echo because > {log}; echo half > {output}; exit 3"\n'
+    rule = 'rule a:\n    output: "a.txt"\n    log: "a.log"\n'
+    rule += '    shell: "echo because > {log}; echo half > {output}; exit 3"\n'
     assert workflow(rule) == 1
     assert workflow.read("a.log") == "because\n"
     assert not (workflow.directory / "a.txt").exists()
@@ -151,7 +160,8 @@ def test_a_rule_that_needs_snakemake_on_the_host_is_refused_in_one_line(workflow
 
 def test_an_input_from_elsewhere_is_refused_in_one_line(workflow, tmp_path):
     (tmp_path / "far.txt").write_text("far")
-    rule = f'rule a:\n    input: "{tmp_path}/far.txt"\n    output: "a.txt"\n    shell: "cp {{input}} {{output}}"\n'
+    rule = f'rule a:\n    input: "{tmp_path}/far.txt"\n    output: "a.txt"\n'
+    rule += '    shell: "cp {input} {output}"\n'
     assert workflow(rule) == 1
     assert "lies outside the working directory" in workflow.said
 
@@ -163,17 +173,19 @@ def test_an_unknown_host_is_named_with_those_there_are(workflow):
 
 
 def test_what_runs_when_the_controller_is_killed_is_not_started_again(workflow):
-    rule = 'rule a:\n    output: "a.txt"\n    shell: "echo started >> {root}/../starts; sleep 4; echo x > {output}"\n'
-    rule = rule.replace("{root}", str(workflow.root))
+    starts = workflow.root.parent / "starts"
+    rule = 'rule a:\n    output: "a.txt"\n'
+    rule += f'    shell: "echo started >> {starts}; sleep 4; echo x > {{output}}"\n'
     (workflow.directory / "Snakefile").write_text(rule)
     call = [sys.executable, "-m", "snakemake", "--executor", "ansible", "--jobs", "4", "--nolock"]
     call += ["--ansible-inventory", str(workflow.inventory), "--workflow-profile", "none"]
-    from conftest import wait_until
-
     controller = subprocess.Popen(
-        call, cwd=workflow.directory, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        call,
+        cwd=workflow.directory,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
-    starts = workflow.root.parent / "starts"
     wait_until(starts.exists, 30)
     controller.kill()
     controller.wait()

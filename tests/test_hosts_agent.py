@@ -135,16 +135,17 @@ def install(root, user=None):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
+    """The command of a call, and its root, which stays because there is always one more run."""
     root = tmp_path_factory.mktemp("host") / "root"
-    return install(root), root
+    command = install(root)
+    (root / "runs" / "another").mkdir(parents=True)
+    return command, root
 
 
 @pytest.fixture
 def agent(installed, request, tmp_path):
     """An agent with a run of its own, of which nothing may be left at the end."""
     one = Agent(*installed, run=tmp_path.name)
-    other = Agent(*installed, run="keeps-the-bundle")
-    (other.dir / "files").mkdir(parents=True, exist_ok=True)
     yield one
     assert one.do("clean", kill=True) == {"removed": True}
     assert not one.dir.exists()
@@ -334,6 +335,7 @@ def test_progress_and_limits(agent):
     assert result["progress"] == {"progress": "3", "progress_total": "10"}
     told = agent.result("sleep 600", target="b", limits={**LIMITS, "wall_s": 0.1})
     assert told["result"]["stopped"] == "time_limit" and told["result"]["signal"] == signal.SIGTERM
+    assert opened(told["log"]) == b"" and told["result"]["log_size"] == 0
 
 
 def test_a_running_unit_tells_how_far_it_is(agent):

@@ -40,7 +40,7 @@ def test_it_holds_what_hosts_need_and_no_more():
     with tarfile.open(fileobj=io.BytesIO(BUNDLE)) as archive:
         names = archive.getnames()
     assert "ripresa/hosts/agent/__main__.py" in names and "ripresa/recovery/execution.py" in names
-    assert "ripresa/families/benchmarks/fio.py" in names
+    assert "ripresa/families/benchmarks/running.py" in names
     for folder in ("cli", "slurm", "notify", "families/stacking"):
         assert not [name for name in names if name.startswith(f"ripresa/{folder}/")]
     assert {Path(name).suffix for name in names} <= {".py", ".toml", ".yaml", ".json"}

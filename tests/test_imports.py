@@ -21,6 +21,7 @@ CORE = (
     "ripresa.placement",
     "ripresa.configuration",
     "ripresa.notify",
+    "ripresa.hosts",
     "ripresa.slurm",
     "ripresa.template",
 )

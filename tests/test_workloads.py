@@ -398,8 +398,7 @@ def on_hosts():
     said = subprocess.run(
         [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True
     ).stdout
-    found = {SCRIPT, *map(Path, filter(None, said.splitlines())), *BENCHMARKS.glob("programs/*.py")}
-    return found
+    return {SCRIPT, *map(Path, filter(None, said.splitlines())), *BENCHMARKS.glob("programs/*.py")}
 
 
 def test_hosts_need_python_3_9_only():

@@ -36,10 +36,13 @@ class Hosts:
 
     def __init__(self, state: Path, shared: bool = False) -> None:
         self.state = state.resolve()
-        known = Layout.load(self.state)
-        self.layout = known or Layout(self.state, ports.free(2, tuple(ADDRESSES.values())), shared)
+        self._shared = shared
+        self.layout = Layout.load(self.state) or self._new_layout()
         self._lifeline: int | None = None
         self._make(tied=False)
+
+    def _new_layout(self) -> Layout:
+        return Layout(self.state, ports.free(2, tuple(ADDRESSES.values())), self._shared)
 
     def _make(self, tied: bool) -> None:
         layout, run = self.layout, self.layout.run
@@ -73,6 +76,7 @@ class Hosts:
         if self.state.exists() and any(self.state.iterdir()) and not (self.state / "hosts.json").exists():
             raise RuntimeError(f"{self.state} is not empty, and what is in it are no hosts")
         self.down()
+        self.layout = self._new_layout()
         self._make(tied)
         self._write()
         if tied:

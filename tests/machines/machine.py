@@ -160,12 +160,17 @@ class Machine:
         """End everything on the machine, and the machine."""
         holder = self.holder
         if holder is not None:
-            space = self._space(holder)
             if self._kind != "pid":
                 self.cut()
-            os.kill(holder, signal.SIGKILL)
-            while any(self._space(pid) == space for pid in _all()):
-                time.sleep(0.005)
+            # While it is open its number is not given to the namespace of another machine.
+            with open(f"/proc/{holder}/ns/{self._kind}", "rb"):
+                space = self._space(holder)
+                os.kill(holder, signal.SIGKILL)
+                end = time.monotonic() + 30
+                while any(self._space(pid) == space for pid in _all()):
+                    if time.monotonic() > end:
+                        raise RuntimeError(f"{self.name}: its processes cannot be killed")
+                    time.sleep(0.005)
         self._file.unlink(missing_ok=True)
 
     def _space(self, pid: int) -> str | None:

@@ -16,7 +16,8 @@ Job = Any
 """A single or a group job; Snakemake's own classes offer more than the interface of executors."""
 
 HOST, EXCLUSIVE = "host", "exclusive"
-"""The resources that say where a job may run (a pattern of Ansible), and whether nothing may run beside it."""
+"""The resources that say where a job may run (a pattern of Ansible), and whether nothing may run beside it.
+"""
 
 
 class Offer:
@@ -32,10 +33,8 @@ class Offer:
         self.info: SubmittedJobInfo | None = None
         self.not_before = 0.0
         """By the monotonic clock."""
-        self.taken = False
-        """Whether its lease is held."""
-        self.adopts: Sent | None = None
-        """What an earlier controller sent."""
+        self.looked_at = False
+        """Whether it is known that nothing of it runs, and that it is to run."""
         self.host: str | None = None
         """Where it is."""
 

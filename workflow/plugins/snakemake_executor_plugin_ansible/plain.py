@@ -185,8 +185,8 @@ def _write_benchmark(path: str, result: Mapping[str, Any]) -> None:
 
 def threads_of(job: Job) -> Mapping[str, str]:
     """What Snakemake tells the libraries of a shell command about its threads."""
-    names = ("OMP_NUM_THREADS", "GOTO_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    names += ("VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS")
+    names = [f"{library}_NUM_THREADS" for library in ("OMP", "GOTO", "OPENBLAS", "MKL")]
+    names += ["VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS"]
     return dict.fromkeys(names, str(int(job.threads)))
 
 

@@ -1,9 +1,10 @@
 """Turns: take in what is offered, adopt or place it, tell Snakemake what became of it.
 
-All decisions are made by the one thread that Snakemake starts for watching; the links to the hosts only tell it
-when something happened there.
+All decisions are made by the one thread that Snakemake starts for watching; the links to the hosts only tell
+it when something happened there.
 """
 
+import functools
 import logging
 import os
 import socket
@@ -23,7 +24,8 @@ from ripresa.hosts.client import Client
 from ripresa.hosts.fleet import Fleet, Room, impossible
 from ripresa.hosts.link import Link, Notify
 from ripresa.hosts.parcel import Parcel
-from ripresa.hosts.transport import PatternError, Transport
+from ripresa.hosts.roster import Roster
+from ripresa.hosts.transport import Host, PatternError, Transport
 from ripresa.hosts.work import Shipper
 from ripresa.journal.paths import Run
 from ripresa.recovery import breaker, policy
@@ -40,7 +42,9 @@ _REOPEN_S = 30.0
 _CANCEL_S = 10.0
 """How long cancelled units may take beyond their grace."""
 _LOST_S = 3900.0
-"""Without a policy a host that does not answer is waited for as long as the default policy waits for a network."""
+"""Without a policy a host that does not answer is waited for as long as the default policy waits for a
+network.
+"""
 
 
 class Snakemake(Protocol):
@@ -68,6 +72,7 @@ class Watch:
         self._directory = tempfile.mkdtemp(prefix="ripresa-")
         """For sockets, whose paths must be short, and what comes back."""
         self._transport = Transport([inventory] if inventory else [], self._directory, logger.warning)
+        self._roster = Roster(self._transport)
         self._shipper = Shipper()
         self._links: dict[str, Link] = {}
         self._opened: dict[str, float] = {}
@@ -124,7 +129,7 @@ class Watch:
         self._cancelled = True
         for link in self._links.values():
             link.cancel([one.target for one in self._running.values() if one.host == link.name])
-        end = time.monotonic() + _CANCEL_S + float(os.environ.get("RIPRESA_GRACE_S", 10.0))
+        end = time.monotonic() + _CANCEL_S + float(os.environ.get("RIPRESA_GRACE_S", "10"))
         while self._running and time.monotonic() < end:
             self.wait(0.2)
             self._hear()
@@ -134,11 +139,6 @@ class Watch:
         self._cancelled = True
         for one in [*self._running.values()]:
             one.task.leave()
-        for one in self._queued:
-            if one.adopts is not None:
-                one.task.leave()
-            else:
-                one.task.release()
         self._clean()
         for link in self._links.values():
             link.close()
@@ -157,7 +157,7 @@ class Watch:
             if host in busy or (link is not None and link.down is not None):
                 continue
             try:
-                link = link or self._link(host)
+                link = link or self._link(self._roster.host(host))
             except PatternError:
                 continue  # it is in the inventory no more
             problem = link.clean()
@@ -194,6 +194,7 @@ class Watch:
         self._fleet.new_round()
         self._note_lost()
         queued, self._queued = self._queued, []
+        self._roster.prepare(one.pattern for one in queued)
         now = time.monotonic()
         for number, one in enumerate(queued):
             if self._cancelled:
@@ -208,17 +209,13 @@ class Watch:
 
     def _try(self, one: Offer) -> bool:
         """Bring one unit on its way, or to its end; False if it has to wait."""
-        if not one.taken:
-            standing = one.task.take()
-            if standing == HELD:
-                one.not_before = time.monotonic() + _HELD_S
-                return False
-            if isinstance(standing, str):
-                self._finish(one, standing)
-                return True
-            one.taken, one.adopts = True, standing
-        if one.adopts is not None:
-            return self._adopt(one, one.adopts)
+        if not one.looked_at:
+            settled = self._take(one)
+            if settled is not None:
+                return settled
+            # Held only while it runs: what waits for a host is not being executed.
+            one.task.release()
+            one.looked_at = True
         wait_s = one.task.wait_s()
         if wait_s > 0:
             one.not_before = time.monotonic() + wait_s
@@ -236,12 +233,32 @@ class Watch:
                 self._reject(one, why)
                 return True
             return False
+        settled = self._take(one)
+        if settled is not None:
+            return settled
         self._send(one, one.task.begin(host, uuid.uuid4().hex))
+        return True
+
+    def _take(self, one: Offer) -> bool | None:
+        """Take the lease of a unit; None if it has it now and is to be sent to a host.
+
+        Else whether it is on its way or at its end: it may be published or given up, or an earlier controller
+        has sent it to a host.
+        """
+        standing = one.task.take()
+        if standing is None:
+            return None
+        if isinstance(standing, Sent):
+            return self._adopt(one, standing)
+        if standing == HELD:
+            one.not_before = time.monotonic() + _HELD_S
+            return False
+        self._finish(one, standing)
         return True
 
     def _adopt(self, one: Offer, sent: Sent) -> bool:
         try:
-            self._link(sent.host)
+            self._link(self._roster.host(sent.host))
         except PatternError as error:
             self._follow(one, sent.host)
             gone = f"an attempt of it was sent to host {sent.host}: {error}"
@@ -254,7 +271,7 @@ class Watch:
         return True
 
     def _send(self, one: Offer, sent: Sent, *, adopted: bool = False) -> None:
-        link = self._link(sent.host)
+        link = self._link(self._roster.host(sent.host))
         visited.visit(self._books(), sent.host)
         self._follow(one, sent.host)
         link.start(_parcel(one, sent, self._session, adopted=adopted))
@@ -269,6 +286,8 @@ class Watch:
 
     def _reject(self, one: Offer, text: str) -> None:
         """The inventory has no host for a unit."""
+        if self._take(one) is not None:
+            return
         sent = one.task.begin("none", uuid.uuid4().hex)
         self._finish(one, one.task.lose(sent, "configuration", text))
 
@@ -277,11 +296,11 @@ class Watch:
 
         Raises ValueError, PatternError too, in one line if there is none.
         """
-        links = [self._link(name) for name in self._transport.hosts(one.pattern)]
+        links = [self._link(host) for host in self._roster.hosts(one.pattern).values()]
         if one.needs.shared and not (links := [link for link in links if link.shared]):
             raise ValueError(
-                f"rule {one.job.name} needs Snakemake around it (script, run, wrapper, ...), and none of the hosts "
-                f"{one.pattern} shares the file system (ripresa_shared); make it a shell rule or a local rule"
+                f"rule {one.job.name} needs Snakemake around it (script, run, wrapper, ...), and none of the "
+                f"hosts {one.pattern} shares the file system (ripresa_shared); make it a shell rule"
             )
         usable = [link for link in links if link.down is None]
         unknown = [link for link in usable if link.facts is None]
@@ -295,15 +314,14 @@ class Watch:
         # All are down. The attempt says so, and the policy when to try again.
         return {link.name: Room(1 << 20, float("inf")) for link in links}
 
-    def _link(self, name: str) -> Link:
-        """The link to a host; raises PatternError if the inventory does not have it."""
-        link = self._links.get(name)
+    def _link(self, host: Host) -> Link:
+        """The link to a host."""
+        link = self._links.get(host.name)
         if link is None:
-            host = self._transport.hosts(name)[name]
             client = Client(self._transport, host, self._run_name())
             notify = Notify(self._settle, self._bell.set, self._logger.warning)
             link = Link(client, self._shipper, self._directory, notify, lost_s=self._lost_s())
-            self._links[name] = link
+            self._links[host.name] = link
         return link
 
     def _settle(self, parcel: Parcel, outcome: str) -> None:
@@ -317,7 +335,8 @@ class Watch:
                 self._lost.discard(link.name)
             elif link.name not in self._lost and self._run is not None:
                 self._lost.add(link.name)
-                breaker.update(self._run, lambda book, name=link.name: breaker.forget(book, f"host:{name}"))
+                scope = f"host:{link.name}"
+                breaker.update(self._run, functools.partial(breaker.forget, scope=scope))
 
     def _lost_s(self) -> float:
         """As long as the policy waits for a network in all."""

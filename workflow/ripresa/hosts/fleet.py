@@ -24,7 +24,8 @@ class Room(NamedTuple):
 
     @classmethod
     def of(cls, facts: Mapping[str, Any], variables: Mapping[str, Any]) -> "Room":
-        """From what the host says; ``ripresa_cores``, ``ripresa_mem_mb`` and ``ripresa_units`` of the inventory win.
+        """From what the host says; ``ripresa_cores``, ``ripresa_mem_mb`` and ``ripresa_units`` of the
+        inventory win.
 
         Raises ValueError for a variable that is no number.
         """

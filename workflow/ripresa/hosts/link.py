@@ -1,9 +1,9 @@
 """The connection to one host: what is to start there, what runs there, and what came of it.
 
-Calls wait for the host, so threads make them: up to four start work, one follows what runs. A call that starts
-work waits a moment for its end, so that a short unit costs one call; what takes longer is followed by one
-call for all, which the host answers when one of them ends. No answer says nothing about what runs there: while
-a host cannot be reached nothing is concluded of what it may have begun, until it counts as lost.
+Calls wait for the host, so threads make them: up to four start work, one follows what runs. A call that
+starts work waits a moment for its end, so that a short unit costs one call; what takes longer is followed by
+one call for all, which the host answers when one of them ends. No answer says nothing about what runs there:
+while a host cannot be reached nothing is concluded of what it may have begun, until it counts as lost.
 """
 
 import os
@@ -59,7 +59,10 @@ class Notify(NamedTuple):
 
 
 class Link:
-    """One host as the controller sees it. ``directory`` takes up archives, after ``lost_s`` it counts as lost."""
+    """One host as the controller sees it.
+
+    ``directory`` takes up archives; a host that has not answered for ``lost_s`` counts as lost.
+    """
 
     def __init__(
         self, client: Client, shipper: Shipper, directory: str, notify: Notify, *, lost_s: float
@@ -86,6 +89,7 @@ class Link:
         self._door: str | None = None
         """That of the call that follows, while there is one; it knows of these units."""
         self._known: frozenset[str] = frozenset()
+        self._unwanted: set[str] = set()
         self._closed = False
         threading.Thread(target=self._watch, name=f"on {self.name}", daemon=True).start()
 
@@ -109,6 +113,7 @@ class Link:
         """Have attempts ended: they settle as cancelled."""
         wanted = set(targets)
         with self._state:
+            self._unwanted |= wanted  # also those that a call is starting right now
             waiting = [one for one in self._queue if one.task.target in wanted]
             self._queue = [one for one in self._queue if one.task.target not in wanted]
             running = [one for one in self._followed.values() if one.task.target in wanted]
@@ -216,7 +221,7 @@ class Link:
                 self._lose(parcel, result["error"], f"host {self.name}: {result['evidence']}")
             elif step != answers.FOLLOW:
                 self._start_again(parcel, step, result, files)
-            elif parcel.unwanted:
+            elif parcel.unwanted or parcel.task.target in self._unwanted:
                 self.cancel([parcel.task.target])
         self._ring()
 

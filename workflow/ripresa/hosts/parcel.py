@@ -14,7 +14,7 @@ FOLLOW, AGAIN, SEND_FILES, STOP_OTHER, FAILED = "follow", "again", "send files",
 
 
 class Task(Protocol):
-    """What a host executes for the controller, which keeps the books: `ripresa.recovery.dispatch.Dispatch`."""
+    """What a host executes for a controller that keeps the books: a `ripresa.recovery.dispatch.Dispatch`."""
 
     target: str
     digest: str
@@ -33,7 +33,9 @@ class Task(Protocol):
 
 
 class Parcel:
-    """An attempt and what it executes. ``adopted``: an earlier controller sent it, so it may run there already."""
+    """An attempt and what it executes. ``adopted``: an earlier controller sent it, so it may run there
+    already.
+    """
 
     def __init__(self, task: Task, sent: Sent, work: Work, session: str, *, adopted: bool = False) -> None:
         self.task = task

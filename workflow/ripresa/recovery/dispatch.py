@@ -1,8 +1,8 @@
 """A unit whose command runs on a host that has no part in the journal.
 
-What the guard does at home is divided there: the host executes and watches the command, and the controller, which
-this is for, holds the lease, validates and publishes what comes back, or judges the failure. The text of the lease
-says where the command was sent, so that the next controller asks there before anything else.
+What the guard does at home is divided there: the host executes and watches the command, and the controller,
+which this is for, holds the lease, validates and publishes what comes back, or judges the failure. The text
+of the lease says where the command was sent, so that the next controller asks there before anything else.
 """
 
 import os
@@ -48,8 +48,8 @@ class Dispatch:
     def take(self) -> Sent | str | None:
         """Take the unit's lease, and tell what is to be done.
 
-        None: it is to be sent to a host. `Sent`: ask that host first. Else there is nothing to do and nothing is
-        held: `HELD` by a live process, `PUBLISHED`, or the reason why it must not run.
+        None: it is to be sent to a host. `Sent`: ask that host first. Else there is nothing to do and nothing
+        is held: `HELD` by a live process, `PUBLISHED`, or the reason why it must not run.
         """
         unit = self.unit
         lease = leases.acquire(unit.run, unit.target)
@@ -150,8 +150,8 @@ class Dispatch:
     ) -> str:
         """Publish what an attempt made, or record how it failed: `PUBLISHED` or `FAILED`.
 
-        ``result`` is that of the host, whose log is in place; ``outputs`` is the archive of what it made, None if
-        that is in place too; ``most`` says how much of each resource the host has.
+        ``result`` is that of the host, whose log is in place; ``outputs`` is the archive of what it made,
+        None if that is in place too; ``most`` says how much of each resource the host has.
         """
         unit, number = self.unit, sent.attempt
         self._goes_to(sent.host)
@@ -173,18 +173,15 @@ class Dispatch:
                 return PUBLISHED
             problem = "output_invalid", invalid
         full = f"the disk of host {sent.host}" if result.get("disk_full") else None
-        fail(
-            unit, record, self.log(number), *problem, oom_killed=bool(result.get("oom_killed")), full=full or ""
-        )  # fmt: skip
+        killed = bool(result.get("oom_killed"))
+        fail(unit, record, self.log(number), *problem, oom_killed=killed, full=full or "")
         return FAILED
 
     def lose(self, sent: Sent, failure_class: str, evidence: str, *, give_up: str | None = None) -> str:
         """Record an attempt of which nothing came back; ``give_up`` is why it is not to be tried again."""
         self._goes_to(sent.host)
-        fail(
-            self.unit, self._record(sent, {}, {}), self.log(sent.attempt), failure_class, evidence, full="",
-            give_up=give_up,
-        )  # fmt: skip
+        record, log = self._record(sent, {}, {}), self.log(sent.attempt)
+        fail(self.unit, record, log, failure_class, evidence, full="", give_up=give_up)
         return FAILED
 
     def outcome(self) -> dict[str, Any]:

@@ -60,8 +60,8 @@ def settle(
     """Complete the record of a failed attempt with its class, evidence and decision.
 
     ``failure_class`` is given where the guard itself knows (it stopped the command, or the output is
-    invalid); else the classifier reads the log, the exit and the kernel's count of memory kills. ``full`` names
-    a file system without space, ``give_up`` is a reason to try no more, whatever the policy says.
+    invalid); else the classifier reads the log, the exit and the kernel's count of memory kills. ``full``
+    names a file system without space, ``give_up`` is a reason to try no more, whatever the policy says.
     """
     rules = policy.load(run)
     text = read_log(log)

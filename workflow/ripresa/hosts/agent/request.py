@@ -74,7 +74,8 @@ def _check_start(operation: dict[str, Any]) -> None:
     """Paths within a work folder must stay in it; in a shared directory they may lead anywhere."""
     if operation["directory"] is not None:
         return
-    paths = [*operation["folders"], *operation["outputs"], *operation["logs"], *(one["path"] for one in operation["inputs"])]
+    paths = [*operation["folders"], *operation["outputs"], *operation["logs"]]
+    paths += [one["path"] for one in operation["inputs"]]
     for path in paths:
         if not path or path.startswith("/") or ".." in path.split("/") or "\0" in path:
             raise ValueError(f"no path within a work folder: {path!r:.100}")

@@ -89,9 +89,13 @@ def settle(unit: Unit, lease: leases.Lease) -> Sight:
         # Whoever was to start it was killed before anything of it ran.
         return Sight(UNKNOWN, {})
     evidence = _TORN if torn else _REBOOTED if rebooted else _KILLED
-    there = Sight(ENDED, identity, results.interrupted(unit, identity, evidence))
+    result = results.interrupted(unit, identity, evidence)
+    _conclude(unit, result)
+    return Sight(ENDED, result, result)
+
+
+def _conclude(unit: Unit, result: dict[str, Any]) -> None:
     try:
-        unit.conclude(there.result)
+        unit.conclude(result)
     except OSError:
-        return there  # who looks next comes to the same end
-    return there
+        return  # who looks next comes to the same end

@@ -164,7 +164,9 @@ class _Watch:
         )
         if isinstance(job, Measured):
             self.known["benchmark"] = job.benchmark
-        return {"evidence": job.evidence, **self._settle(job)}
+        for folder in (self.unit.scratch, self.unit.tmp):
+            _clear(folder)
+        return {"evidence": job.evidence, **self._pack(job)}
 
     def _begin(self, lifeline: processes.Lifeline, here: Here) -> Execution:
         kind = Measured if self.operation["measure"] else Execution
@@ -198,24 +200,29 @@ class _Watch:
         except OSError:
             return  # a beat more or less is no reason to end what runs
 
-    def _settle(self, job: Execution) -> dict[str, Any]:
-        """Clear the unit's own temporary files, and pack what it made: where it failed, its log files alone."""
+    def _pack(self, job: Execution) -> dict[str, Any]:
+        """Pack what a unit made; if it failed, its log files alone."""
+        wanted = list(self.operation["logs"])
+        if job.exit_code == 0 and job.stopped is None:
+            outputs = self.operation["outputs"]
+            self.known["missing"] = packing.absent(self.directory, outputs)
+            wanted += outputs
+        if self.operation["directory"] is not None or not wanted:
+            return {}
         try:
-            folders.remove(self.unit.scratch)
-            folders.remove(self.unit.tmp)
-            wanted = list(self.operation["logs"])
-            if job.exit_code == 0 and job.stopped is None:
-                outputs = self.operation["outputs"]
-                self.known["missing"] = packing.absent(self.directory, outputs)
-                wanted += outputs
-            if self.operation["directory"] is not None or not wanted:
-                return {}
             return {"outputs_size": packing.pack(self.directory, wanted, self.unit.outputs)}
         except OSError as error:
             problem = errors.answer(error)
             if problem["error"] == "disk":
                 self.known["disk_full"] = True
             return {**problem, "evidence": f"its outputs cannot be packed: {problem['evidence']}"}
+
+
+def _clear(folder: str) -> None:
+    try:
+        folders.remove(folder)
+    except OSError:
+        return  # of another user, perhaps; who forgets the unit is told
 
 
 def _environment(unit: Unit, operation: dict[str, Any], here: Here) -> dict[str, str]:

@@ -22,6 +22,7 @@ _LOOK_S = 5.0
 _DYING_S, _MOMENT_S = 1.0, 0.02
 """A killed process closes its files some moments before it counts as gone."""
 _INLINE = 128_000
+"""Logs and outputs of up to so many bytes are told at once; more is to be fetched."""
 _STDOUT = 1
 
 
@@ -66,9 +67,9 @@ def _door(run: Run, name: str) -> str:
 def follow(run: Run, wanted: dict[str, str], wait_s: float, door_name: str | None = None) -> dict[str, Any]:
     """The state of each followed unit (key -> token), as soon as one of them runs no more.
 
-    Nothing is looked at in between but pipes, which the ends of supervisors close: what is being measured
-    is not to be disturbed. Returns after ``wait_s`` s at the latest, when the connection is gone, and when another
-    call rings at its door, as it does when there is more to follow.
+    Nothing is looked at in between but pipes, which the ends of supervisors close: what is being measured is
+    not to be disturbed. Returns after ``wait_s`` s at the latest, when the connection is gone, and when
+    another call rings at its door, as it does when there is more to follow.
     """
     end = time.monotonic() + wait_s
     poll = select.poll()
@@ -121,8 +122,8 @@ def state(unit: Unit, token: str) -> dict[str, Any]:
         "state": sight.ENDED,
         "result": there.result,
         **{
-            what: data.read(path, 0, _INLINE)
+            what: data.read(path, 0, size)
             for what, path in (("log", unit.log), ("outputs", unit.outputs))
-            if (results.size_of(path) or _INLINE + 1) <= _INLINE
+            if (size := results.size_of(path)) is not None and size <= _INLINE
         },
     }
