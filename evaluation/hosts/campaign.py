@@ -191,10 +191,11 @@ class Campaign:
         """Kill the controller, and ``everything`` that it has started."""
         assert self._process
         self._process.kill()
-        if everything:
-            for pid in self.processes():
+        while everything and (found := self.processes()):
+            for pid in found:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
         self._process.wait()
 
     def processes(self, words: str = "") -> dict[int, str]:
@@ -203,8 +204,9 @@ class Campaign:
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 line = (folder / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ").strip()
-                # What runs on the hosts has another environment.
-                if line and words in line and self.mark.encode() in (folder / "environ").read_bytes():
+                # What runs on the hosts has another environment, and masters of ssh have overwritten theirs.
+                known = (folder / "environ").read_bytes() + line.encode()
+                if line and words in line and (self.mark in str(known) or str(self.temporary) in str(known)):
                     found[int(folder.name)] = line
         return found
 
@@ -227,13 +229,13 @@ class Campaign:
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """The events of the run of one kind."""
-        text = (self.directory / RUN / "journal" / "events.jsonl").read_text()
+        text = (self.directory / RUN / "logs" / "run_events.jsonl").read_text()
         return [event for event in map(json.loads, text.splitlines()) if event["type"] == kind]
 
     def ripresa(self, *words: str) -> str:
         """What the command `ripresa` prints."""
         done = subprocess.run(
-            [Path(sys.executable).parent / "ripresa", *words],
+            [Path(sys.executable).parent / "ripresa", *words, "--run", RUN],
             cwd=self.directory,
             capture_output=True,
             text=True,
