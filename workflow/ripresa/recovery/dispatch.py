@@ -164,10 +164,14 @@ class Dispatch:
             problem = None, None
         else:
             staged = publish.staged_paths(unit.run, unit.target, number, unit.outputs)
+            invalid = None
             if outputs is not None:
                 publish.stage(unit.run, unit.target, number, unit.outputs)
-                unpack(outputs, dict(zip(self.outputs(number), staged, strict=True)))
-            invalid = self._validate(number, staged)
+                try:
+                    unpack(outputs, dict(zip(self.outputs(number), staged, strict=True)))
+                except tarfile.TarError as error:  # e.g. a link to a place outside
+                    invalid = f"the outputs cannot be unpacked: {error}"
+            invalid = invalid or self._validate(number, staged)
             if invalid is None:
                 commit(unit, record, staged, time.monotonic() - float(result.get("seconds") or 0.0))
                 return PUBLISHED
