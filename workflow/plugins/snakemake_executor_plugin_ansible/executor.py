@@ -26,7 +26,12 @@ class Executor(RemoteExecutor):
         # `cores`, which a plain call needs, is that of this machine and would cut the threads of jobs.
         self.workflow.global_resources["_cores"] = None
         settings = self.workflow.executor_settings
-        self._watch = Watch(settings.inventory if settings else None, self, self.logger)
+        watch = Watch(settings.inventory if settings else None, self, self.logger)
+        if len(self.workflow.dag):
+            self._watch = watch
+        else:
+            # Snakemake shuts no executor down that has nothing to do; earlier calls may have left something.
+            watch.close()
 
     def run_jobs(self, jobs: list[Any]) -> None:
         """Take jobs in; the thread that watches sends them."""
@@ -53,7 +58,8 @@ class Executor(RemoteExecutor):
         if self._watch is None:
             await asyncio.sleep(0.05)
         else:
-            await asyncio.to_thread(self._watch.wait, _TURN_S)
+            # Nothing else runs in this loop, and a thread of its own cannot be had while Python ends.
+            self._watch.wait(_TURN_S)
 
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
         """End what this call runs."""

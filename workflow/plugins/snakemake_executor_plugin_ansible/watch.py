@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -37,6 +38,8 @@ _LATER_S = 10.0
 _HELD_S = 1.0
 _REOPEN_S = 30.0
 """How often a host that cannot be used is asked again on behalf of units that may go to several."""
+_AT_A_TIME = 32
+"""Hosts that are told to end, or cleaned up, at a time."""
 _CANCEL_S = 10.0
 """How long cancelled units may take beyond their grace."""
 _LOST_S = 3900.0
@@ -125,8 +128,10 @@ class Watch:
     def cancel(self) -> None:
         """End what this call runs, and wait until it has ended."""
         self._cancelled = True
-        for link in self._links.values():
-            link.cancel([one.target for one in self._running.values() if one.host == link.name])
+        running = [*self._running.values()]
+        with ThreadPoolExecutor(_AT_A_TIME) as threads:  # none of the hosts waits for one that does not answer
+            for link in self._links.values():
+                threads.submit(link.cancel, [one.target for one in running if one.host == link.name])
         end = time.monotonic() + _CANCEL_S + float(os.environ.get("RIPRESA_GRACE_S", "10"))
         while self._running and time.monotonic() < end:
             self.wait(0.2)
@@ -149,20 +154,24 @@ class Watch:
     def _clean(self) -> None:
         """Tear down, also what earlier controllers left: unless units were left running there on purpose."""
         busy = {one.host for one in self._running.values()}
-        left = visited.hosts(self._books())
-        for host in left:
+        links = []
+        for host in visited.hosts(self._books()):
             link = self._links.get(host)
             if host in busy or (link is not None and link.down is not None):
                 continue
             try:
-                link = link or self._link(self._roster.host(host))
+                links.append(link or self._link(self._roster.host(host)))
             except PatternError:
                 continue  # it is in the inventory no more
-            problem = link.clean()
+        with ThreadPoolExecutor(_AT_A_TIME) as threads:
+            problems = list(threads.map(Link.clean, links))
+        for link, problem in zip(links, problems, strict=True):
             if problem is None:
-                visited.leave(self._books(), host)
+                visited.leave(self._books(), link.name)
             else:
-                self._logger.warning(f"host {host} is not cleaned up: {problem}; the next call tries again")
+                self._logger.warning(
+                    f"host {link.name} is not cleaned up: {problem}; the next call tries again"
+                )
 
     def _hear(self) -> None:
         """Tell Snakemake what became of the units that settled."""
@@ -234,7 +243,13 @@ class Watch:
         settled = self._take(one)
         if settled is not None:
             return settled
-        self._send(one, one.task.begin(host, uuid.uuid4().hex))
+        try:
+            visited.visit(self._books(), host)
+            sent = one.task.begin(host, uuid.uuid4().hex)
+        except OSError:
+            one.task.release()
+            raise
+        self._send(one, sent)
         return True
 
     def _take(self, one: Offer) -> bool | None:
@@ -258,11 +273,13 @@ class Watch:
         try:
             self._link(self._roster.host(sent.host))
         except PatternError as error:
-            self._follow(one, sent.host)
             gone = f"an attempt of it was sent to host {sent.host}: {error}"
-            self._settled.put(
-                (_parcel(one, sent, self._session), one.task.lose(sent, "node", gone, give_up=gone))
-            )
+            try:
+                outcome = one.task.lose(sent, "node", gone, give_up=gone)
+            except OSError:
+                one.task.leave()
+                raise
+            self._finish(one, outcome)
             return True
         self._logger.info(f"{one.target}: going on with its attempt on host {sent.host}")
         self._send(one, sent, adopted=True)
@@ -270,7 +287,6 @@ class Watch:
 
     def _send(self, one: Offer, sent: Sent, *, adopted: bool = False) -> None:
         link = self._link(self._roster.host(sent.host))
-        visited.visit(self._books(), sent.host)
         self._follow(one, sent.host)
         link.start(_parcel(one, sent, self._session, adopted=adopted))
 
@@ -286,8 +302,12 @@ class Watch:
         """The inventory has no host for a unit."""
         if self._take(one) is not None:
             return
-        sent = one.task.begin("none", uuid.uuid4().hex)
-        self._finish(one, one.task.lose(sent, "configuration", text))
+        try:
+            outcome = one.task.lose(one.task.begin("none", uuid.uuid4().hex), "configuration", text)
+        except OSError:
+            one.task.release()
+            raise
+        self._finish(one, outcome)
 
     def _rooms(self, one: Offer) -> dict[str, Room] | None:
         """What the hosts that a unit may go to have in all; None while that is not known yet.

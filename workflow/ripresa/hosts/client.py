@@ -3,6 +3,7 @@
 import base64
 import functools
 import json
+import threading
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -52,6 +53,29 @@ class Client:
         self._run = run
         self._root = str(host.variables.get("ripresa_dir", "~/.ripresa"))
         self._there: set[str] = set()
+        self._calls = threading.Condition()
+        self._under_way = 0
+        self._closed = False
+
+    def close(self) -> None:
+        """Make no further call, but `clean`."""
+        with self._calls:
+            self._closed = True
+
+    def clean(self, patience_s: float) -> str | None:
+        """Remove all of this run from the host, ending what may still run there; why not, if not.
+
+        It is the last call: one beside it would bring back what is removed.
+        """
+        self.close()
+        with self._calls:
+            if not self._calls.wait_for(lambda: self._under_way == 0, patience_s):
+                return "an earlier call has no answer yet"
+        try:
+            result = self._exchange([{"op": "clean", "kill": True}], {}, 0.0, None, b"")["done"][0]
+        except (Unreachable, Refused) as error:
+            return error.evidence
+        return str(result["evidence"]) if "error" in result else None
 
     def exchange(
         self,
@@ -68,10 +92,29 @@ class Client:
 
         Raises Unreachable where there is no connection, Refused where the host cannot serve.
         """
+        with self._calls:
+            if self._closed:
+                raise Unreachable("network", "the link to the host is closed", sent=False)
+            self._under_way += 1
+        try:
+            return self._exchange(do, follow or {}, wait_s, door, payload)
+        finally:
+            with self._calls:
+                self._under_way -= 1
+                self._calls.notify_all()
+
+    def _exchange(
+        self,
+        do: Sequence[Mapping[str, Any]],
+        follow: Mapping[str, str],
+        wait_s: float,
+        door: str | None,
+        payload: bytes,
+    ) -> Answer:
         request = {
             "run": self._run,
             "do": list(do),
-            "follow": dict(follow or {}),
+            "follow": dict(follow),
             "wait_s": wait_s,
             "door": door,
         }

@@ -34,8 +34,13 @@ _AGAIN_S, _AGAIN_MOST_S = 1.0, 30.0
 _RINGS, _RING_S = 20, 0.05
 _SPARE_S = 60.0
 """How much longer than its limits a command may be there at most."""
+_CLOSE_S = 10.0
+"""How long the end waits for calls that are under way."""
 _LOCAL_S = 10.0
 """How long results wait while they cannot be written here."""
+
+
+_CHANGED = "preempted", "its command has changed since it was sent"
 
 
 class Down(NamedTuple):
@@ -90,6 +95,8 @@ class Link:
         """That of the call that follows, while there is one; it knows of these units."""
         self._known: frozenset[str] = frozenset()
         self._unwanted: set[str] = set()
+        self._tried = 0.0
+        """When the last call failed, by `time.monotonic`."""
         self._closed = False
         threading.Thread(target=self._watch, name=f"on {self.name}", daemon=True).start()
 
@@ -107,7 +114,7 @@ class Link:
         """Have an attempt executed, or followed if it runs there already."""
         with self._state:
             self._queue.append(parcel)
-        self._employ(self._launch_all)
+        self._employ()
 
     def cancel(self, targets: Iterable[str]) -> None:
         """Have attempts ended: they settle as cancelled."""
@@ -118,7 +125,7 @@ class Link:
             self._queue = [one for one in self._queue if one.task.target not in wanted]
             running = [one for one in self._followed.values() if one.task.target in wanted]
         for parcel in waiting:
-            self._lose(parcel, "cancelled", "told to end before it began")
+            self._lose(parcel, "cancelled", "told to end before it began", patient=False)
         if running:
             try:
                 self._call([one.named("cancel") for one in running])
@@ -131,28 +138,27 @@ class Link:
             self._closed = True
             self._queue.clear()
             self._state.notify_all()
+        self._client.close()
         self._lanes.shutdown(wait=False, cancel_futures=True)
 
     def clean(self) -> str | None:
-        """Remove all of this run from the host, ending what may still run there; why not, if not."""
-        try:
-            result = self._call([{"op": "clean", "kill": True}])[0]["done"][0]
-        except (Unreachable, Refused) as error:
-            return error.evidence
-        return str(result["evidence"]) if "error" in result else None
+        """Stop, and remove all of this run from the host with what may still run there; why not, if not."""
+        self.close()
+        return self._client.clean(_CLOSE_S)
 
     # All below runs in the threads.
 
-    def _employ(self, work: Callable[[], None]) -> None:
+    def _employ(self, work: Callable[[], None] | None = None) -> None:
         with self._state:
             if self._closed or self._busy >= _LANES:
                 return  # a busy lane looks at the queue before it ends
             self._busy += 1
             self._lanes.submit(self._lane, work)
 
-    def _lane(self, work: Callable[[], None]) -> None:
+    def _lane(self, work: Callable[[], None] | None) -> None:
         try:
-            work()
+            if work is not None:
+                work()
             self._launch_all()
         except Exception as error:  # a mistake of ours must be seen, and must not stop the other lanes
             self._notify.say(f"host {self.name}: internal error: {type(error).__name__}: {error}")
@@ -176,6 +182,11 @@ class Link:
             self._launch(batch)
 
     def _launch(self, batch: list[Parcel]) -> None:
+        if self.lost and time.monotonic() - self._tried < _AGAIN_MOST_S:
+            # Each would wait for the host as long as a connection takes to fail.
+            for parcel in batch:
+                self._lose(parcel, "node", self._why_lost(), give_up=self._why_lost())
+            return
         ready: list[tuple[Parcel, list[File]]] = []
         for parcel in batch:
             try:
@@ -188,7 +199,8 @@ class Link:
         if not parcels:
             return
         try:
-            self._client.put(file for _, files in ready for file in files)
+            # What may be there already is asked for first, and needs no files then.
+            self._client.put(file for parcel, files in ready if not parcel.in_doubt for file in files)
             self._start(ready)
         except (Unreachable, Refused) as error:
             self._fell(error)
@@ -199,7 +211,10 @@ class Link:
 
     def _start(self, ready: Sequence[tuple[Parcel, list[File]]]) -> None:
         directory = os.getcwd() if self.shared else None
-        orders = [parcel.order(files, directory) for parcel, files in ready]
+        orders = [
+            parcel.named("cancel") if parcel.unwanted else parcel.order(files, directory)
+            for parcel, files in ready
+        ]
         follow = {parcel.key: parcel.sent.token for parcel, _ in ready}
         try:
             answer, results = self._call(orders, follow, wait_s=_MOMENT_S)
@@ -219,19 +234,27 @@ class Link:
         for (parcel, step), result, (_, files) in zip(steps, results, ready, strict=True):
             if step == answers.FAILED:
                 self._lose(parcel, result["error"], f"host {self.name}: {result['evidence']}")
+            elif step == answers.GONE:
+                self._lose(parcel, *_CHANGED)
             elif step != answers.FOLLOW:
-                self._start_again(parcel, step, result, files)
-            elif parcel.unwanted or parcel.task.target in self._unwanted:
+                self._start_again(parcel, step, result)
+            elif parcel.task.target in self._unwanted:
                 self.cancel([parcel.task.target])
         self._ring()
 
-    def _start_again(self, parcel: Parcel, step: str, result: Mapping[str, Any], files: list[File]) -> None:
+    def _start_again(self, parcel: Parcel, step: str, result: Mapping[str, Any]) -> None:
         """What is in the way of an attempt there goes first."""
         if step == answers.SEND_FILES:
             self._client.forgot(result["files"])
         else:
             op = "forget" if step == answers.AGAIN else "cancel"
-            self._call([{"op": op, "key": parcel.key, "token": result["token"], "keep": False}])
+            try:
+                self._call([{"op": op, "key": parcel.key, "token": result["token"], "keep": False}])
+            except (Unreachable, Refused) as error:
+                # It must not go elsewhere while another attempt of it may run here.
+                parcel.in_doubt = True
+                self._failed([parcel], error)
+                return
             if step == answers.STOP_OTHER:
                 time.sleep(_AGAIN_S)
         with self._state:
@@ -245,9 +268,8 @@ class Link:
                     self._state.notify_all()
             else:
                 give_up = self._why_lost() if self.lost else None
-                self._lose(
-                    parcel, "node" if give_up else error.failure_class, error.evidence, give_up=give_up
-                )
+                failure_class = "node" if give_up else error.failure_class
+                self._lose(parcel, failure_class, give_up or error.evidence, give_up=give_up)
 
     def _ring(self) -> None:
         """Have the call that follows come back, if it does not know of all that there is to follow."""
@@ -309,16 +331,16 @@ class Link:
             self._followed.clear()
             self._doubtful.clear()
             self._forgets.clear()
-        evidence = self.down.evidence if self.down else ""
         for parcel in gone:
             over = _is_over(parcel)
-            self._lose(parcel, "node", evidence, give_up=None if over else self._why_lost(begun=True))
+            why = self._why_lost(begun=not over)
+            self._lose(parcel, "node", why, give_up=None if over else why)
         self._notify.changed()
 
     def _why_lost(self, *, begun: bool = False) -> str:
         assert self.down is not None
         more = "; whether the command still runs there is not known" if begun else ""
-        return f"host {self.name} has not answered since {self.down.at}{more}"
+        return f"host {self.name} has not answered since {self.down.at} ({self.down.evidence}){more}"
 
     def _take(self, answer: Answer) -> None:
         """Take what the host says of what runs there."""
@@ -344,7 +366,7 @@ class Link:
         outputs = None
         try:
             if parcel.unwanted:
-                outcome = parcel.task.lose(sent, "preempted", "its command has changed since it was sent")
+                outcome = parcel.task.lose(sent, *_CHANGED)
             else:
                 self._bring(parcel, state, "log", parcel.task.log(sent.attempt), result.get("log_size"))
                 if result.get("outputs_size"):
@@ -359,6 +381,10 @@ class Link:
             self._notify.say(f"{parcel.task.target}: cannot take in its results: {error}; trying again")
             self._refollow(parcel, _LOCAL_S)
             return
+        except Exception as error:  # a mistake of ours must be seen, and costs one attempt only
+            what = f"internal error: {type(error).__name__}: {error}"
+            self._notify.say(f"{parcel.task.target}: {what}")
+            outcome = parcel.task.lose(sent, "unknown", what)
         finally:
             if outputs is not None and os.path.lexists(outputs):
                 os.unlink(outputs)
@@ -377,7 +403,7 @@ class Link:
             self._client.fetch(parcel.key, parcel.sent.token, what, path)
 
     def _refollow(self, parcel: Parcel, after_s: float) -> None:
-        time.sleep(after_s)
+        self._wait(after_s)
         with self._state:
             self._followed[parcel.key] = parcel
             self._state.notify_all()
@@ -389,9 +415,31 @@ class Link:
             del self._followed[parcel.key]
             return True
 
-    def _lose(self, parcel: Parcel, failure_class: str, evidence: str, *, give_up: str | None = None) -> None:
-        outcome = parcel.task.lose(parcel.sent, failure_class, evidence, give_up=give_up)
-        self._notify.settled(parcel, outcome)
+    def _lose(
+        self,
+        parcel: Parcel,
+        failure_class: str,
+        evidence: str,
+        *,
+        give_up: str | None = None,
+        patient: bool = True,
+    ) -> None:
+        """Settle an attempt of which nothing comes back; ``patient``: as soon as it can be written down."""
+        while True:
+            try:
+                outcome = parcel.task.lose(parcel.sent, failure_class, evidence, give_up=give_up)
+            except OSError as error:
+                self._notify.say(f"{parcel.task.target}: cannot write down how it failed: {error}")
+                if not patient or self._wait(_LOCAL_S):
+                    return
+            else:
+                self._notify.settled(parcel, outcome)
+                return
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait so long; True if the link is closed meanwhile."""
+        with self._state:
+            return self._state.wait_for(lambda: self._closed, seconds)
 
     def _call(
         self,
@@ -431,6 +479,7 @@ class Link:
             self._notify.changed()
 
     def _fell(self, error: Unreachable | Refused) -> None:
+        self._tried = time.monotonic()
         if self.down is None and not self._closed:
             self.down = Down(error.failure_class, error.evidence, time.monotonic(), clock.iso())
             self._notify.say(f"host {self.name} cannot be used: {error.evidence}")

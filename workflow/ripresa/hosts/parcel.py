@@ -9,7 +9,8 @@ from ripresa.recovery.dispatch import Sent
 
 Result = Mapping[str, Any]
 
-FOLLOW, AGAIN, SEND_FILES, STOP_OTHER, FAILED = "follow", "again", "send files", "stop other", "failed"
+FOLLOW, AGAIN, SEND_FILES, STOP_OTHER = "follow", "again", "send files", "stop other"
+FAILED, GONE = "failed", "gone"
 """What the answer to a start asks for: see `Parcel.understand`."""
 
 
@@ -78,12 +79,14 @@ class Parcel:
         return {"op": op, "key": self.key, "token": self.sent.token, **more}
 
     def understand(self, result: Result) -> str:
-        """What is to be done after the host's answer to a start.
+        """What is to be done after the host's answer to a start, or, of what is unwanted, to a cancellation.
 
         `FOLLOW` it; ask `AGAIN` once what is in its place there is forgotten; `SEND_FILES` that are missing;
-        `STOP_OTHER`, a live attempt of another command, first; it has `FAILED`.
+        `STOP_OTHER`, a live attempt of another command, first; it has `FAILED`; what is unwanted is `GONE`.
         """
         state = result.get("state")
+        if self.unwanted and state is not None:
+            return GONE if state == "unknown" else FOLLOW
         if state == "missing":
             return SEND_FILES
         if state not in ("started", "held", "ended"):

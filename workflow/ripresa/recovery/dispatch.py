@@ -158,16 +158,20 @@ class Dispatch:
         record = self._record(sent, result, most)
         if result["outcome"] == "interrupted":
             problem: tuple[str | None, str | None] = ("node", str(result["evidence"]))
-        elif result.get("stopped"):
-            problem = str(result["stopped"]), str(result["evidence"])
+        elif said := result.get("stopped") or result.get("error"):
+            problem = str(said), str(result["evidence"])
         elif result["exit_code"] != 0:
             problem = None, None
         else:
             staged = publish.staged_paths(unit.run, unit.target, number, unit.outputs)
+            invalid = None
             if outputs is not None:
                 publish.stage(unit.run, unit.target, number, unit.outputs)
-                unpack(outputs, dict(zip(self.outputs(number), staged, strict=True)))
-            invalid = self._validate(number, staged)
+                try:
+                    unpack(outputs, dict(zip(self.outputs(number), staged, strict=True)))
+                except tarfile.TarError as error:  # e.g. a link to a place outside
+                    invalid = f"the outputs cannot be unpacked: {error}"
+            invalid = invalid or self._validate(number, staged)
             if invalid is None:
                 commit(unit, record, staged, time.monotonic() - float(result.get("seconds") or 0.0))
                 return PUBLISHED
