@@ -1,10 +1,10 @@
 """Faults of hosts, connections and controllers, made to happen under a campaign, and judged.
 
-Three hosts of its own, four workloads, repetitions of half a second. Each fault strikes a fresh campaign while
-its units run; where it ends the call, the same call is made again. Judged is what happened, not what is said of
-it: targets byte for byte, executions by the log that each of them writes on its host (started again only if the
-fault killed it, never two at a time), the attempt records, exit codes, the time a call takes, what is left on the
-hosts and here, and that no password is in any file.
+Three hosts of its own, four workloads, repetitions of half a second. Each fault strikes a fresh campaign
+while its units run; where it ends the call, the same call is made again. Judged is what happened, not what is
+said of it: targets byte for byte, executions by the log that each of them writes on its host (started again
+only if the fault killed it, never two at a time), the attempt records, exit codes, the time a call takes,
+what is left on the hosts and here, and that no password is in any file.
 """
 
 import argparse
@@ -15,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import place
@@ -38,7 +39,7 @@ class Fault(NamedTuple):
     short: bool = False
     any_host: bool = False
     become: bool = False
-    asked: dict[str, Any] = {}
+    asked: Mapping[str, Any] = MappingProxyType({})
 
 
 def begin(c: Campaign, *hosts: str) -> None:
@@ -110,9 +111,7 @@ def full_here(c: Campaign) -> Iterator[str]:
 def torn(c: Campaign) -> Iterator[str]:
     begin(c)
     c.kill()
-    leases = [
-        path for path in (c.directory / RUN).rglob("*.lock") if b'"remote"' in path.read_bytes()
-    ]
+    leases = [path for path in (c.directory / RUN).rglob("*.lock") if b'"remote"' in path.read_bytes()]
     for path in leases:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     c()
@@ -126,9 +125,7 @@ def changed(c: Campaign) -> Iterator[str]:
     c.ask(version=2)
     c()
     after = sum(len(several) for several in c.hosts.witnessed().values())
-    yield from problem(
-        after - before == len(c.units), f"{after - before} executions of {len(c.units)} units"
-    )
+    yield from problem(after - before == len(c.units), f"{after - before} executions of {len(c.units)} units")
 
 
 def forced(c: Campaign) -> Iterator[str]:
@@ -311,9 +308,7 @@ FAULTS = [
         short=True,
     ),
     Fault("power-cycled", power_cycled(wiped=False), Expected(failures=[NETWORK, NODE], killed=2)),
-    Fault(
-        "power-cycled, disk wiped", power_cycled(wiped=True), Expected(failures=[NETWORK, NODE], killed=2)
-    ),
+    Fault("power-cycled, disk wiped", power_cycled(wiped=True), Expected(failures=[NETWORK, NODE], killed=2)),
     Fault("its disk full for 6 s", full_there, Expected(failures=[DISK], killed=2, repeated=2)),
     Fault(
         "Python gone",
@@ -413,7 +408,9 @@ def main() -> int:
     )
     parser.add_argument("--short", action="store_true", help="the most telling faults, with fewer units")
     parser.add_argument("--only", metavar="NAME", action="append", help="faults whose name begins so")
-    parser.add_argument("--repetitions", type=int, metavar="N", help="of each workload (default: 5; short: 2)")
+    parser.add_argument(
+        "--repetitions", type=int, metavar="N", help="of each workload (default: 5; short: 2)"
+    )
     arguments = parser.parse_args()
     only = tuple(arguments.only or [""])
     wanted = [f for f in FAULTS if f.name.startswith(only) and (f.short or not arguments.short)]

@@ -1,4 +1,4 @@
-"""The judge of a campaign on hosts, who goes by what happened: targets, witnesses, records, and what is left."""
+"""The judge of a campaign on hosts: goes by targets, witnesses, records, and what is left."""
 
 import contextlib
 import time
@@ -69,9 +69,7 @@ def judge(fault: str, c: Campaign, expected: Expected, problems: list[str]) -> R
     witnessed = [one for several in c.hosts.witnessed().values() for one in several]
     killed = sum(not one.whole for one in witnessed)
     seconds = max(c.took, default=0.0)
-    return Row(
-        fault, len(c.units), len(right), len(witnessed), killed, failures, c.codes, seconds, problems
-    )
+    return Row(fault, len(c.units), len(right), len(witnessed), killed, failures, c.codes, seconds, problems)
 
 
 def _calls(c: Campaign, expected: Expected) -> Iterator[str]:

@@ -131,7 +131,7 @@ class Watch:
         """End what this call runs, and wait until it has ended."""
         self._cancelled = True
         running = [*self._running.values()]
-        with ThreadPoolExecutor(_AT_A_TIME) as threads:  # none of the hosts waits for one that does not answer
+        with ThreadPoolExecutor(_AT_A_TIME) as threads:  # no host waits for one that does not answer
             for link in self._links.values():
                 threads.submit(link.cancel, [one.target for one in running if one.host == link.name])
         end = time.monotonic() + _CANCEL_S + float(os.environ.get("RIPRESA_GRACE_S", "10"))

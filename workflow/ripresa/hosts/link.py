@@ -231,7 +231,7 @@ class Link:
                 if step == answers.FOLLOW:
                     self._followed[parcel.key] = parcel
         self._take(answer)
-        for (parcel, step), result, (_, files) in zip(steps, results, ready, strict=True):
+        for (parcel, step), result in zip(steps, results, strict=True):
             if step == answers.FAILED:
                 self._lose(parcel, result["error"], f"host {self.name}: {result['evidence']}")
             elif step == answers.GONE:
