@@ -105,8 +105,8 @@ def matrix(repetitions: int, hosts: tuple[str, ...] = Hosts.names) -> list[Unit]
 class Campaign:
     """One campaign: its folder, and the calls of snakemake.
 
-    ``asked`` are ``seconds`` that a unit takes, ``scale`` that shrinks every wait of the policy, ``wall`` s that
-    a command may take (None: as long as it likes), the ``version`` of the command.
+    ``asked`` are the ``seconds`` that a unit takes, the ``scale`` that shrinks all waits of the policy, the
+    seconds that a command may take (``wall``; None: any), the ``version`` of the command.
     """
 
     def __init__(

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -28,6 +29,8 @@ from place import Hosts
 NETWORK, NODE, DISK = ("network", "retry"), ("node", "retry"), ("disk", "retry")
 GIVEN_UP = ("node", "quarantine")
 CANCELLED = ("cancelled", "refused")
+IDLE_S = 3.0
+"""No fault of another host leaves a host without work for longer."""
 
 
 class Fault(NamedTuple):
@@ -162,10 +165,32 @@ def unreachable(c: Campaign) -> Iterator[str]:
     time.sleep(10)
     c.hosts.sshd_up("h1")
     c.end()
-    if c.units[0].host == "any":
-        return
-    told = [event["type"] for event in c.events("breaker_opened") + c.events("breaker_closed")]
-    yield from problem("breaker_opened" in told and "breaker_closed" in told, f"breakers: {told}")
+    yield from undisturbed(c)
+
+
+def unreachable_at_first(c: Campaign) -> Iterator[str]:
+    c.hosts.sshd_down("h1")
+    begin(c, "h2", "h3")
+    time.sleep(10)
+    c.hosts.sshd_up("h1")
+    c.end()
+    yield from undisturbed(c)
+    kinds = ("breaker_opened", "breaker_half_open", "breaker_closed")
+    told = {kind: {event["scope"] for event in c.events(kind)} for kind in kinds}
+    yield from problem(all(scopes == {"host:h1"} for scopes in told.values()), f"breakers {told}")
+
+
+def undisturbed(c: Campaign) -> Iterator[str]:
+    """Whether hosts but h1 were never without work for long before they had done all."""
+    for host in ("h2", "h3"):
+        there = sorted(
+            (one.began, one.ended)
+            for several in c.hosts.witnessed().values()
+            for one in several
+            if one.host == host
+        )
+        gaps = [later[0] - earlier[1] for earlier, later in pairwise(there)]
+        yield from problem(max(gaps) < IDLE_S, f"{host} idle for {max(gaps):.1f} s")
 
 
 def key(fault: str, end: str) -> Callable[[Campaign], Iterator[str]]:
@@ -301,6 +326,7 @@ FAULTS = [
     Fault("connections cut", cut, Expected(failures=[NETWORK]), short=True),
     Fault("black hole for 30 s", black_hole, Expected(failures=[NETWORK], bound_s=90), asked={"scale": 0.02}),
     Fault("sshd down for 10 s", unreachable, Expected(failures=[NETWORK])),
+    Fault("sshd down for the first 10 s", unreachable_at_first, Expected(required=[NETWORK])),
     Fault(
         "host dead for good",
         dead,
