@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ripresa.hosts import parcel as answers
-from ripresa.hosts.client import Client
+from ripresa.hosts.client import Client, Refused
 from ripresa.hosts.fleet import Fleet, Needs, Room, impossible
 from ripresa.hosts.link import Link, Notify
 from ripresa.hosts.parcel import Parcel
@@ -299,6 +299,27 @@ def test_what_was_sent_before_is_asked_for_before_its_files_are_sent(agent, link
     until(lambda: link._followed)
     asked = [op for op in agent.asked if op in ("put", "start")]
     assert asked == ["start", "put", "start"]
+
+
+@pytest.mark.parametrize(
+    ("error", "evidence", "failure_class"),
+    [
+        (REFUSED, "has not answered since", "node"),
+        (Refused("environment", "no Python"), "could not be used since", "environment"),
+    ],
+)
+def test_what_a_lost_host_had_is_given_up_for_what_is_wrong_there(
+    agent, link, settled, error, evidence, failure_class
+):
+    agent.table["start"] = lambda op: {"state": "started"}
+    one = parcel()
+    link.start(one)
+    until(lambda: link._followed)
+    link._lost_s = 0.0
+    agent.down = error
+    until(lambda: settled.outcomes)
+    assert one.task.lost[0][0] == failure_class and evidence in one.task.lost[0][2]
+    assert "whether the command still runs there is not known" in one.task.lost[0][1]
 
 
 # -- the calls of a client

@@ -339,17 +339,17 @@ FAULTS = [
     Fault(
         "Python gone",
         without_python,
-        Expected((1, 0), required=[("environment", "quarantine")]),
+        Expected((1, 0), required=[("environment", "quarantine")], repeated=2),
     ),
     Fault(
         "wrong host key",
         key("wrong_host_key", "right_host_key"),
-        Expected((1, 0), required=[("permission", "quarantine")]),
+        Expected((1, 0), required=[("permission", "quarantine")], repeated=2),
     ),
     Fault(
         "key revoked",
         key("revoke_key", "grant_key"),
-        Expected((1, 0), required=[("permission", "quarantine")]),
+        Expected((1, 0), required=[("permission", "quarantine")], repeated=2),
     ),
     Fault(
         "supervisors killed",

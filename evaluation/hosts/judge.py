@@ -25,7 +25,8 @@ class Expected(NamedTuple):
     killed: int = 0
     """How many executions the fault may have killed, each of which may be followed by another one."""
     repeated: int = 0
-    """How many executions that came to their end may be followed by another one."""
+    """How many executions that came to their end may be followed by another one: none but those whose end
+    nobody could learn before they were given up."""
     open_ended: Collection[str] = ()
     """Hosts whose units need not have come to the right end."""
     bound_s: float = 60.0

@@ -185,7 +185,7 @@ class Link:
         if self.lost and time.monotonic() - self._tried < _AGAIN_MOST_S:
             # Each would wait for the host as long as a connection takes to fail.
             for parcel in batch:
-                self._lose(parcel, "node", self._why_lost(), give_up=self._why_lost())
+                self._give_back(parcel, self._why_lost(), final=True)
             return
         ready: list[tuple[Parcel, list[File]]] = []
         for parcel in batch:
@@ -266,10 +266,10 @@ class Link:
                 with self._state:
                     self._doubtful.append(parcel)
                     self._state.notify_all()
+            elif self.lost:
+                self._give_back(parcel, self._why_lost(), final=True)
             else:
-                give_up = self._why_lost() if self.lost else None
-                failure_class = "node" if give_up else error.failure_class
-                self._lose(parcel, failure_class, give_up or error.evidence, give_up=give_up)
+                self._lose(parcel, error.failure_class, error.evidence)
 
     def _ring(self) -> None:
         """Have the call that follows come back, if it does not know of all that there is to follow."""
@@ -333,14 +333,19 @@ class Link:
             self._forgets.clear()
         for parcel in gone:
             over = _is_over(parcel)
-            why = self._why_lost(begun=not over)
-            self._lose(parcel, "node", why, give_up=None if over else why)
+            self._give_back(parcel, self._why_lost(begun=not over), final=not over)
         self._notify.changed()
+
+    def _give_back(self, parcel: Parcel, why: str, *, final: bool) -> None:
+        """Settle what a lost host had or was to have; ``final``: it is not to be tried again."""
+        known = self.down.failure_class if self.down else "network"
+        self._lose(parcel, "node" if known == "network" else known, why, give_up=why if final else None)
 
     def _why_lost(self, *, begun: bool = False) -> str:
         assert self.down is not None
         more = "; whether the command still runs there is not known" if begun else ""
-        return f"host {self.name} has not answered since {self.down.at} ({self.down.evidence}){more}"
+        what = "has not answered" if self.down.failure_class == "network" else "could not be used"
+        return f"host {self.name} {what} since {self.down.at} ({self.down.evidence}){more}"
 
     def _take(self, answer: Answer) -> None:
         """Take what the host says of what runs there."""
