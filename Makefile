@@ -41,6 +41,7 @@ lint: $(READY)
 	snakefmt --check Snakefile rules
 	mypy
 	python .ci/lint_rules.py
+	ansible-lint -q workflow/ansible
 
 # Write requirements.lock anew from pyproject.toml, keeping pinned versions where they still fit.
 lock: $(READY)

@@ -1,8 +1,11 @@
 # Benchmarks: one unit is one repetition of one workload on one host (docs/benchmarks.md).
 
 import json
+import os
 import subprocess
 import sys
+from contextlib import suppress
+from types import SimpleNamespace
 
 # Presets, missing programs and fingerprints are known to the family, which rule files do not import.
 asked = [sys.executable, "workflow/scripts/benchmark_plan.py", json.dumps(config["benchmarks"]), campaign.dir]
@@ -11,6 +14,28 @@ if answer.returncode:
     raise WorkflowError(answer.stderr.strip())
 benchmark_plan = json.loads(answer.stdout)
 benchmark_series = {(one["host"], one["workload"]): one for one in benchmark_plan["series"]}
+# By what results call a host: by what the inventory does.
+benchmark_hosts = {one["host"]: one["name"] for one in benchmark_plan["hosts"]}
+
+
+def is_elsewhere(host):
+    """Whether a host is another machine than this one."""
+    return benchmark_hosts[host] != "localhost"
+
+
+def out_of_reach(unit):
+    """Why the units of a host cannot run in this call."""
+    if is_elsewhere(unit["host"]) and not campaign.on_hosts:
+        return f"runs on host {benchmark_hosts[unit['host']]}: call `snakemake --profile ansible`"
+    return None
+
+
+for one in benchmark_plan["series"]:
+    one["skipped"] = out_of_reach(one) or one["skipped"]
+
+# What the executor for hosts is told. No other must see it: SLURM has a meaning of its own for `exclusive`.
+on_its_host = {"host": lambda w: benchmark_hosts[w.host]} if campaign.on_hosts else {}
+alone_on_its_host = {**on_its_host, "exclusive": 1} if campaign.on_hosts else {}
 
 
 def benchmark_skip(unit):
@@ -20,7 +45,9 @@ def benchmark_skip(unit):
     return one["skipped"] or ("runs only while earlier repetitions vary too much" if optional else None)
 
 
-fingerprints = Units("benchmarks/{host}/fingerprint.json", parameters=benchmark_plan["fingerprints"])
+fingerprints = Units(
+    "benchmarks/{host}/fingerprint.json", parameters=benchmark_plan["fingerprints"], skip=out_of_reach
+)
 warmups = Units(
     "benchmarks/{host}/{workload}/warmup.json", parameters=benchmark_plan["warmups"], skip=benchmark_skip
 )
@@ -88,6 +115,14 @@ def measured_repetitions(host, workload):
     return first_repetitions(count, host, workload)
 
 
+def measured_so_far(pairs):
+    """The results that there are of some hosts and workloads."""
+    possible = [
+        path for pair in pairs for path in first_repetitions(benchmark_series[pair]["maximum"], *pair)
+    ]
+    return [path for path in possible if os.path.exists(path)]
+
+
 # A function for each, so that no workload waits for the verdicts of another.
 all_measured = [
     lambda _, pair=pair: measured_repetitions(*pair)
@@ -96,11 +131,18 @@ all_measured = [
 ]
 
 
+include: "benchmark_hosts.smk"
+
+
 rule benchmark_fingerprint:
+    input:
+        lambda w: set_up(w.host),
     output:
         fingerprints.target,
     log:
         fingerprints.log,
+    resources:
+        **on_its_host,
     params:
         unit=fingerprints.params,
     shell:
@@ -116,6 +158,8 @@ rule benchmark_warmup:
         warmups.log,
     priority: lambda w: benchmark_priority(w.host, w.workload)
     threads: workflow.cores
+    resources:
+        **alone_on_its_host,
     params:
         unit=warmups.params,
     shell:
@@ -138,6 +182,8 @@ rule benchmark_repetition:
     priority: lambda w: benchmark_priority(w.host, w.workload, int(w.repetition))
     # All cores, so that nothing else runs beside a measurement.
     threads: workflow.cores
+    resources:
+        **alone_on_its_host,
     params:
         unit=repetitions.params,
     shell:
@@ -156,6 +202,7 @@ checkpoint benchmark_enough:
         verdicts.target,
     log:
         verdicts.log,
+    localrule: campaign.on_hosts
     params:
         unit=verdicts.params,
     shell:
@@ -169,8 +216,26 @@ rule benchmark_plot:
         plots.target,
     log:
         plots.log,
+    localrule: campaign.on_hosts
     shell:
         guard('python workflow/scripts/benchmark_plot.py "$RIPRESA_RUN" {output} {input}')
+
+
+SUMMARY = guard(
+    'python workflow/scripts/benchmark_summary.py "$RIPRESA_RUN" {output} {input} {params}',
+    validate="csv:columns=host,workload,metric,n rows=0",
+)
+
+
+def measured_elsewhere(_):
+    """The results of hosts that are out of reach. No inputs, as nothing in this call could make them again."""
+    return measured_so_far(pair for pair, one in benchmark_series.items() if out_of_reach(one))
+
+
+SUMMARY = guard(
+    'python workflow/scripts/benchmark_summary.py "$RIPRESA_RUN" {output} {input} {params.elsewhere}',
+    validate="csv:columns=host,workload,metric,n rows=0",
+)
 
 
 rule benchmark_summary:
@@ -180,11 +245,18 @@ rule benchmark_summary:
         summary_table.target,
     log:
         summary_table.log,
+    localrule: campaign.on_hosts
+    params:
+        elsewhere=measured_elsewhere,
     shell:
-        guard(
-            'python workflow/scripts/benchmark_summary.py "$RIPRESA_RUN" {output} {input}',
-            validate="csv:columns=host,workload,metric,n rows=0",
-        )
+        SUMMARY
+
+
+WARNINGS = guard(
+    'python workflow/scripts/benchmark_warnings.py {params.unit:q} "$RIPRESA_RUN" {output} {input} '
+    "{params.elsewhere}",
+    validate="csv:columns=host,workload,repetition,kind,evidence rows=0",
+)
 
 
 rule benchmark_warnings:
@@ -194,10 +266,29 @@ rule benchmark_warnings:
         warning_table.target,
     log:
         warning_table.log,
+    localrule: campaign.on_hosts
     params:
         unit=warning_table.params,
+        elsewhere=measured_elsewhere,
     shell:
-        guard(
-            'python workflow/scripts/benchmark_warnings.py {params.unit:q} "$RIPRESA_RUN" {output} {input}',
-            validate="csv:columns=host,workload,repetition,kind,evidence rows=0",
-        )
+        WARNINGS
+
+
+def tables_of_what_there_is():
+    """Make the tables of the results that there are: a host that failed keeps back no other."""
+    there = measured_so_far(benchmark_series)
+    tables = {"benchmark_summary": (summary_table, SUMMARY), "benchmark_warnings": (warning_table, WARNINGS)}
+    for name, (units, command) in tables.items() if there else ():
+        values = {
+            "rule": name,
+            "log": units.log,
+            "threads": 1,
+            "output": [units.target],
+            "input": there,
+            "params": SimpleNamespace(unit=units.find({}), elsewhere=[]),
+        }
+        with suppress(subprocess.CalledProcessError):  # why is on record, as of any unit
+            shell(command, **values)
+
+
+campaign.at_failure.append(tables_of_what_there_is)

@@ -1,5 +1,7 @@
 # Load and validate the configuration, open the run. Included first; everything else is in the package.
 
+import os
+
 from snakemake.exceptions import WorkflowError
 
 from ripresa.configuration import (
@@ -16,6 +18,8 @@ from ripresa.journal.controller import RunIsHeld
 try:
     config = resolve(config, Path("config"))
     notifications = config.pop("notify", None)  # it is no part of the campaign, and may hold a secret
+    if config["inventory"]:
+        os.environ.setdefault("ANSIBLE_INVENTORY", os.path.abspath(config["inventory"]))
     campaign = open_run(config["run_id"], main=workflow.is_main_process)
     check_resume(campaign.dir, config)
 except (ConfigurationError, NotADirectoryError) as error:
@@ -57,4 +61,6 @@ onsuccess:
 
 
 onerror:
+    for do in campaign.at_failure:
+        do()
     campaign.end(complete())

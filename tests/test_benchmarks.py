@@ -311,7 +311,7 @@ def test_the_demo_is_valid_and_small():
         {"workloads": {"stream": {"repetitions": {"min": 1, "max": 3, "cv": 0.1}}}},
         {"workloads": {"stream": {"repetitions": {"min": 2, "max": 3}}}},
         {"workloads": {"stream": {}}, "hosts": []},
-        {"workloads": {"stream": {}}, "hosts": ["elsewhere"]},
+        {"workloads": {"stream": {}}, "hosts": [""]},
     ],
 )
 def test_what_the_schema_refuses(section):

@@ -415,6 +415,7 @@ def test_defaults_are_filled_in_and_overrides_win(files):
         "run_id": "other",
         "families": ["benchmarks"],
         "strict_resume": False,
+        "inventory": "config/hosts.yaml",
         "recovery": {"time_scale": 0.5},
         "benchmarks": {
             "hosts": ["localhost"],

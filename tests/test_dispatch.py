@@ -108,6 +108,7 @@ def test_a_full_disk_there_is_told_from_an_unknown_failure(unit):
         ({"stopped": "time_limit", "evidence": "limit of 3 s", "exit_code": None}, "time_limit"),
         ({"stopped": "cancelled", "evidence": "signal 15", "exit_code": None}, "cancelled"),
         ({"signal": 9, "exit_code": None, "oom_killed": True}, "memory"),
+        ({"error": "disk", "evidence": "its outputs cannot be packed: No space left on device"}, "disk"),
     ],
 )
 def test_what_the_host_knows_is_the_class(unit, result, failure_class):

@@ -621,6 +621,24 @@ def test_clean_leaves_nothing(tmp_path):
     assert living(str(tmp_path)) == [] and not (tmp_path / "root").exists()
 
 
+def test_a_part_of_a_run_is_ended_and_the_last_takes_the_rest_along(tmp_path):
+    agent = Agent(install(tmp_path / "root"), tmp_path / "root", "only")
+    other = agent.start("true", "jobs/1.json")
+    agent.state(other)
+    agent.state(agent.start("true", "benchmarks/h1/rep1.json"))
+    agent.start(STUBBORN, "benchmarks/h1/rep2.json")
+    wait_until(lambda: len(living(str(agent.dir), "sleep")) == 2)
+    assert agent.do("end", targets="benchmarks/h1/") == {
+        "ended": ["benchmarks/h1/rep2.json"],
+        "left": 1,
+        "removed": False,
+    }
+    assert [unit["target"] for unit in agent.do("list")["units"]] == ["jobs/1.json"]
+    assert living(str(tmp_path)) == []
+    assert agent.do("end", targets="jobs/") == {"ended": [], "left": 0, "removed": True}
+    assert not (tmp_path / "root").exists()
+
+
 # A full disk
 
 
@@ -730,6 +748,7 @@ def test_everything_that_runs_on_a_host_runs_on_python_3_9(agent):
         operation,
         {"op": "list"},
         {"op": "cancel", "key": key_of("x"), "token": "t"},
+        {"op": "end", "targets": "nothing/"},
         {"op": "clean", "kill": True},
         follow={operation["key"]: operation["token"]},
         wait_s=1,

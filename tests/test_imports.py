@@ -20,6 +20,7 @@ CORE = (
     "ripresa.recovery",
     "ripresa.placement",
     "ripresa.configuration",
+    "ripresa.hosts",
     "ripresa.notify",
     "ripresa.hosts",
     "ripresa.slurm",

@@ -32,6 +32,12 @@ class ExecutorSettings(ExecutorSettingsBase):
         },
     )
 
+    def __post_init__(self) -> None:
+        """Note that this executor was chosen: rule files have to know it, and are read next."""
+        from ripresa.dsl import executor
+
+        executor.on_hosts = True
+
 
 from snakemake_executor_plugin_ansible.executor import Executor  # noqa: E402
 

@@ -99,7 +99,8 @@ class Plain:
         """Put the outputs in their places; where the job failed, its log files."""
         if outputs is not None:
             unpack(outputs, {path: path for path in self._products()})
-        if result["outcome"] == "interrupted" or result.get("stopped") or result["exit_code"] != 0:
+        ended = result["outcome"] == "ended" and not (result.get("stopped") or result.get("error"))
+        if not ended or result["exit_code"] != 0:
             how = result.get("evidence") or f"exit code {result.get('exit_code')}"
             self._said = f"host {sent.host}: {how}; its output is in {self.log(sent.attempt)}"
             return FAILED

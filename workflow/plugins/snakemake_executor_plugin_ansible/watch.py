@@ -7,14 +7,12 @@ it when something happened there.
 import functools
 import logging
 import os
-import socket
 import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -27,7 +25,7 @@ from ripresa.hosts.link import Link, Notify
 from ripresa.hosts.parcel import Parcel
 from ripresa.hosts.roster import Roster
 from ripresa.hosts.transport import Host, PatternError, Transport
-from ripresa.hosts.work import Shipper
+from ripresa.hosts.work import Shipper, name_of
 from ripresa.journal.paths import Run
 from ripresa.recovery import breaker, policy
 from ripresa.recovery.dispatch import HELD, PUBLISHED, Sent
@@ -338,7 +336,7 @@ class Watch:
         """The link to a host."""
         link = self._links.get(host.name)
         if link is None:
-            client = Client(self._transport, host, self._run_name())
+            client = Client(self._transport, host, name_of(self._books()))
             notify = Notify(self._settle, self._bell.set, self._logger.warning)
             link = Link(client, self._shipper, self._directory, notify, lost_s=self._lost_s())
             self._links[host.name] = link
@@ -368,12 +366,6 @@ class Watch:
 
     def _books(self) -> Run:
         return self._run or Run(BOOKS)
-
-    def _run_name(self) -> str:
-        """The name of the run on hosts, which runs of other controllers do not have."""
-        books = self._books()
-        place = f"{socket.gethostname()}:{os.path.abspath(books.dir)}"
-        return f"{books.run_id}-{sha256(place.encode()).hexdigest()[:12]}"
 
 
 def _parcel(one: Offer, sent: Sent, session: str, *, adopted: bool = False) -> Parcel:

@@ -87,7 +87,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     release.add_argument("targets", nargs="*", metavar="TARGET", help="targets or patterns")
     release.add_argument("--all", action="store_true", help="everything that is stopped")
 
-    commands.add("doctor", "what is wrong with this machine, profile or run, and the fix")
+    doctor = commands.add("doctor", "what is wrong with this machine, profile or run, and the fix")
+    doctor.add_argument(
+        "--profile", metavar="NAME", help="ask the hosts, too, on which calls with this profile run units"
+    )
     commands.add("report", "write Snakemake's HTML report of the run")
     commands.add("runs", "all runs here: their state, units and last event", module="all_runs")
 

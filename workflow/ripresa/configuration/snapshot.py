@@ -17,8 +17,9 @@ from ripresa.journal.paths import Run
 
 _ABSENT = object()
 # The first says what to do about a change, and so is none itself: else nobody could switch it off. The others
-# concern people only: whom to tell (not kept with a run), and what to ask them about beforehand.
-_NO_CHANGE = ("strict_resume", "notify", "budget")
+# change nothing that is computed: whom to tell (not kept with a run), what to ask people about beforehand, and
+# where it is written how hosts are reached.
+_NO_CHANGE = ("strict_resume", "notify", "budget", "inventory")
 
 log = logging.getLogger("ripresa")
 

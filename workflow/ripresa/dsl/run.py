@@ -4,11 +4,12 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import ripresa
 from ripresa import notify
+from ripresa.dsl import executor
 from ripresa.journal import clock, controller, phases, publish, records
 from ripresa.journal.paths import Run
 
@@ -28,6 +29,10 @@ class Campaign:
         self.units: list[Units] = []
         self.goals: list[str] = []
         """The files that a call without targets asks for; each family adds its own."""
+        self.on_hosts = executor.on_hosts
+        """Whether units run on the hosts of an inventory, which their resource ``host`` names."""
+        self.at_failure: list[Callable[[], None]] = []
+        """What families still do at the end of a call that could not complete everything."""
         self.phases: list[str] = []
         """Rules in the order in which their jobs follow each other, for the phase events of the run."""
         self.guards: dict[str, dict[str, Any]] = {}

@@ -2,9 +2,12 @@
 
 import hashlib
 import os
+import socket
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
+
+from ripresa.journal.paths import Run
 
 
 class Unshippable(ValueError):
@@ -53,6 +56,12 @@ class Work(NamedTuple):
 def key_of(target: str) -> str:
     """By what a unit is known on hosts."""
     return hashlib.sha256(os.fsencode(target)).hexdigest()[:24]
+
+
+def name_of(run: Run) -> str:
+    """The name of a run on hosts, which runs of other controllers do not have."""
+    place = f"{socket.gethostname()}:{os.path.abspath(run.dir)}"
+    return f"{run.run_id}-{hashlib.sha256(place.encode()).hexdigest()[:12]}"
 
 
 class Shipper:

@@ -158,8 +158,8 @@ class Dispatch:
         record = self._record(sent, result, most)
         if result["outcome"] == "interrupted":
             problem: tuple[str | None, str | None] = ("node", str(result["evidence"]))
-        elif result.get("stopped"):
-            problem = str(result["stopped"]), str(result["evidence"])
+        elif said := result.get("stopped") or result.get("error"):
+            problem = str(said), str(result["evidence"])
         elif result["exit_code"] != 0:
             problem = None, None
         else:

@@ -14,17 +14,22 @@ from ripresa.families.benchmarks.order import positions
 
 Unit = dict[str, Any]
 
+LOCALHOST = "localhost"
+
 
 def host_name(host: str) -> str:
     """The name of a host in targets and tables: for `localhost` the short name of this machine."""
-    return socket.gethostname().split(".")[0] if host == "localhost" else host
+    return socket.gethostname().split(".")[0] if host == LOCALHOST else host
 
 
 def plan(config: Mapping[str, Any], folder: str) -> dict[str, list[Unit]]:
-    """The units of a `benchmarks` section (valid under its schema); `folder` is that of the run.
+    """The units of a `benchmarks` section (valid, its hosts resolved); `folder` is that of the run.
 
-    - "fingerprints": one for each host; `system` is the digest of its fingerprint, so that a host that
-      changed makes its fingerprint out of date, and with it all that was measured there.
+    - "hosts": the `name` of each in the inventory, how its results call it (`host`), and what the workloads
+      need there (`needs`, by workload).
+    - "fingerprints": one for each host; `system` is the digest of its fingerprint, so that a machine that
+      changed makes its fingerprint out of date, and with it all that was measured there. It is null for
+      other hosts than this one, which are not asked before anything runs.
     - "series": one for each host and workload: how often it is repeated (`minimum`, `maximum`), whether
       it warms up, why it cannot run here (`skipped`, null if it can), the spread to be reached (`cv`, null
       for none), and the places of its repetitions among all of the host (`positions`).
@@ -36,9 +41,22 @@ def plan(config: Mapping[str, Any], folder: str) -> dict[str, list[Unit]]:
     BenchmarkError, which names the place, for what the schema cannot see. Takes a few milliseconds.
     """
     hosts = [host_name(host) for host in config["hosts"]]
-    system = fingerprint.digest(fingerprint.collect(config["scratch"] or folder))
+    if len(set(hosts)) < len(hosts):
+        raise BenchmarkError(
+            f"benchmarks.hosts: {host_name(LOCALHOST)} is this machine, which {LOCALHOST} stands for, and also a "
+            f"host of the inventory, whose results would have the same place: name one of the two"
+        )
+    own = {host_name(LOCALHOST)} if LOCALHOST in config["hosts"] else set()
+    system = fingerprint.digest(fingerprint.collect(config["scratch"] or folder)) if own else None
     found: dict[str, list[Unit]] = {
-        "fingerprints": [{"host": host, "scratch": config["scratch"], "system": system} for host in hosts],
+        "hosts": [
+            {"host": host, "name": name, "needs": {}}
+            for host, name in zip(hosts, config["hosts"], strict=True)
+        ],
+        "fingerprints": [
+            {"host": host, "scratch": config["scratch"], "system": system if host in own else None}
+            for host in hosts
+        ],
         **{kind: [] for kind in ("series", "warmups", "repetitions", "verdicts")},
     }
     repetitions: dict[str, Repetitions] = {}
@@ -56,6 +74,9 @@ def plan(config: Mapping[str, Any], folder: str) -> dict[str, list[Unit]]:
             "scratch": config["scratch"],
             "definition": definition,
         }
+        if definition["needs"]:
+            for one in found["hosts"]:
+                one["needs"][workload] = definition["needs"]
         reason = missing(definition["needs"])
         for number, host in enumerate(hosts):
             unit: Unit = {"host": host, "workload": workload}
@@ -67,7 +88,7 @@ def plan(config: Mapping[str, Any], folder: str) -> dict[str, list[Unit]]:
                     "minimum": wanted.minimum,
                     "maximum": wanted.maximum,
                     "warmup": settings["warmup"],
-                    "skipped": reason if config["hosts"][number] == "localhost" else None,
+                    "skipped": reason if host in own else None,
                     "cv": wanted.cv,
                 }
             )

@@ -82,6 +82,8 @@ def _do(operation: dict[str, Any], run: Run, here: Here, payload: BinaryIO) -> d
             return waiting.ring(run, operation["door"])
         if name == "clean":
             return cleaning.clean(here.root, run, kill=operation["kill"])
+        if name == "end":
+            return cleaning.end(here.root, run, operation["targets"])
         return operations.BY_NAME[name](run, operation)
     except Exception as error:  # of one unit, perhaps; the others' operations are not to suffer for it
         return errors.answer(error)

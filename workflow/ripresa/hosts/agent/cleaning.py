@@ -88,6 +88,32 @@ def clean(root: str, run: Run, *, kill: bool) -> dict[str, Any]:
     return {"removed": True}
 
 
+def end(root: str, run: Run, beginning: str) -> dict[str, Any]:
+    """Be done with the units whose targets have this ``beginning``; with the last units of a run, remove all of it.
+
+    Tells ``ended``, the targets of those that still ran, ``left``, how many others the run has here, and whether
+    it is ``removed``. Raises Refused for what cannot be ended.
+    """
+    ours, others, running = [], 0, []
+    for unit in (Unit(run, key) for key in sorted({*keys(run), *_leased(run)})):
+        seen = sight.look(unit)
+        if str(seen.identity["target"] or "").startswith(beginning):
+            ours.append(unit)
+            if seen.state == sight.RUNNING:
+                running.append((unit, seen.identity["target"]))
+        elif seen.state != sight.UNKNOWN:
+            others += 1
+    if running:
+        _end([unit for unit, _ in running])
+    for unit in ours:
+        lease = leases.acquire(run, unit.key)
+        _remove(unit.folder)
+        if lease is not None:
+            lease.release()
+    removed = others == 0 and bool(clean(root, run, kill=False))
+    return {"ended": [target for _, target in running], "left": others, "removed": removed}
+
+
 def _leased(run: Run) -> list[str]:
     """Units that have a lease, whatever became of their folders."""
     try:

@@ -183,4 +183,5 @@ _FIELDS: dict[str, dict[str, Check]] = {
     "list": {},
     "ring": {"door": _is_key},
     "clean": {"kill": _is_flag},
+    "end": {"targets": _is_text},
 }
