@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Guarded
+from conftest import Guarded, wait_until
 from ripresa.journal import attempts, leases, records, state
 from ripresa.recovery.dispatch import FAILED, HELD, PUBLISHED, Dispatch, Sent, unpack
 from ripresa.recovery.unit import parse
@@ -138,12 +138,31 @@ def test_a_settled_attempt_is_not_asked_for_again(unit):
     assert unit.dispatch(session="two").take() is None
 
 
-def test_a_torn_lease_means_another_attempt(unit):
-    task, _ = begun(unit)
+@pytest.mark.parametrize("left", [40, 0, None])
+def test_a_torn_or_lost_lease_still_means_that_its_host_is_asked_first(unit, left):
+    task, sent = begun(unit)
     killed(task)
     lease = Path(unit.run.lease(unit.target))
+    if left is None:
+        lease.unlink()
+    else:
+        lease.write_bytes(lease.read_bytes()[:left])
+    found = unit.dispatch(session="two").take()
+    assert (found.host, found.attempt) == (sent.host, sent.attempt)
+    assert found.token != sent.token  # nobody knows which command that one was sent with
+
+
+def test_a_torn_lease_of_a_guard_here_means_another_attempt(unit):
+    guard = unit.start("sleep 60; echo x > {output}")
+    unit.running()
+    guard.kill()
+    guard.wait()
+    lease = Path(unit.run.lease(unit.target))
+    os.killpg(unit.owner()["group"], 9)
     lease.write_bytes(lease.read_bytes()[:40])
-    assert unit.dispatch(session="two").take() is None
+    task = unit.dispatch(session="two")
+    wait_until(lambda: task.take() is None)
+    task.release()
 
 
 def test_what_was_published_is_not_sent(unit):

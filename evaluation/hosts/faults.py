@@ -359,7 +359,7 @@ FAULTS = [
     Fault(
         "commands killed",
         on_h1("pkill -9 -f '^/usr/bin/python3 -IS /srv/witness'"),
-        Expected(failures=[("unknown", "retry")], killed=2),
+        Expected(failures=[("memory", "retry")], killed=2),
     ),
     Fault("sudo with a vaulted password", nothing, become=True, short=True),
     Fault("disk full here for 5 s", full_here, Expected(failures=[DISK])),
