@@ -4,6 +4,7 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,29 @@ def test_only_what_was_asked_for_leaves_an_archive(tmp_path):
     assert (tmp_path / "deep/er").read_text() == "x"
     assert os.listdir(tmp_path / "there") == ["in"]
     assert sorted(os.listdir(tmp_path)) == ["a.tar", "deep", "there"]
+
+
+def test_outputs_appear_on_another_file_system_than_their_archive(tmp_path):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        if os.stat(folder).st_dev == os.stat(tmp_path).st_dev:
+            pytest.skip("there is no other file system here")
+        archive = f"{folder}/a.tar"
+        with tarfile.open(archive, "w") as tar:
+            tar.addfile(tarfile.TarInfo("wanted"))
+        unpack(archive, {"wanted": str(tmp_path / "there")})
+    assert os.listdir(tmp_path) == ["there"]
+
+
+def test_an_output_that_leads_outside_is_invalid(unit):
+    task, sent = begun(unit)
+    path = Path(unit.archive(sent))
+    with tarfile.open(path, "w") as tar:
+        member = tarfile.TarInfo(f"{os.path.relpath(unit.run.staged(unit.target, 1))}/out.txt")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(member)
+    assert task.conclude(sent, ENDED, str(path), {}) == FAILED
+    assert unit.last["failure_class"] == "output_invalid"
+    assert "/etc/passwd" in unit.last["evidence"] or "absolute" in unit.last["evidence"]
 
 
 def test_an_attempt_is_written_down_before_it_is_sent(unit):

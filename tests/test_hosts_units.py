@@ -219,7 +219,7 @@ def settled():
 @pytest.fixture
 def link(agent, settled, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = Link(agent, Shipper(), str(tmp_path), settled.notify(), lost_s=3600)
+    made = Link(agent, Shipper(), settled.notify(), lost_s=3600)
     yield made
     made.close()
 
@@ -305,7 +305,7 @@ def test_what_was_sent_before_is_asked_for_before_its_files_are_sent(agent, link
     ("error", "evidence", "failure_class"),
     [
         (REFUSED, "has not answered since", "node"),
-        (Refused("environment", "no Python"), "could not be used since", "environment"),
+        (Refused("environment", "no Python", whole=True), "could not be used since", "environment"),
     ],
 )
 def test_what_a_lost_host_had_is_given_up_for_what_is_wrong_there(
@@ -320,6 +320,51 @@ def test_what_a_lost_host_had_is_given_up_for_what_is_wrong_there(
     until(lambda: settled.outcomes)
     assert one.task.lost[0][0] == failure_class and evidence in one.task.lost[0][2]
     assert "whether the command still runs there is not known" in one.task.lost[0][1]
+
+
+ENDED = {"exit_code": 0, "log_size": 0, "outputs_size": 200_000}
+FULL = OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("error", "failure_class", "evidence"),
+    [
+        (Refused("file_system", "Input/output error"), "file_system", "host h: Input/output error"),
+        (PermissionError(13, "Permission denied"), "file_system", "cannot take in its results here"),
+        (KeyError("size"), "unknown", "internal error: KeyError"),
+    ],
+)
+def test_results_that_can_never_be_had_cost_one_attempt(agent, link, settled, error, failure_class, evidence):
+    def fetch(*_):
+        raise error
+
+    agent.fetch = fetch
+    agent.table["start"] = lambda op: {"state": "started"}
+    agent.states = lambda key, token: {"state": "ended", "result": ENDED}
+    one = parcel()
+    link.start(one)
+    until(lambda: settled.outcomes)
+    assert one.task.lost[0][0] == failure_class and evidence in one.task.lost[0][1]
+    assert link.down is None
+
+
+@pytest.mark.parametrize("error", [FULL, GONE, Refused("environment", "no Python", whole=True)])
+def test_results_that_cannot_be_had_now_are_waited_for(agent, link, settled, monkeypatch, error):
+    monkeypatch.setattr("ripresa.hosts.link._LOCAL_S", 0.05)
+    times = iter([error, error, None])
+
+    def fetch(key, token, what, path):
+        if what == "outputs" and (now := next(times)):
+            raise now
+        open(path, "wb").close()
+
+    agent.fetch = fetch
+    agent.table["start"] = lambda op: {"state": "started"}
+    agent.states = lambda key, token: {"state": "ended", "result": ENDED}
+    one = parcel()
+    link.start(one)
+    until(lambda: settled.outcomes)
+    assert settled.outcomes == {"unit": PUBLISHED} and not one.task.lost
 
 
 # -- the calls of a client

@@ -365,7 +365,11 @@ FAULTS = [
     Fault("disk full here for 5 s", full_here, Expected(failures=[DISK])),
     Fault("leases torn", torn, Expected(repeated=12)),
     Fault("leases torn, any host", torn, Expected(repeated=12), any_host=True),
-    Fault("host left the inventory", removed, Expected((1, 0), required=[GIVEN_UP], repeated=2)),
+    Fault(
+        "host left the inventory",
+        removed,
+        Expected((1, 0), required=[GIVEN_UP, ("configuration", "quarantine")], repeated=2),
+    ),
     Fault("command changed", changed, Expected(killed=12, repeated=1000), asked={"seconds": 1.5}),
     Fault("forced", forced, Expected((0, 0), repeated=1000)),
     Fault("any host: spread", spread, any_host=True),

@@ -71,7 +71,7 @@ class Watch:
         self._snakemake = snakemake
         self._logger = logger
         self._directory = tempfile.mkdtemp(prefix="ripresa-")
-        """For sockets, whose paths must be short, and what comes back."""
+        """For what Ansible writes."""
         self._transport = Transport([inventory] if inventory else [], self._directory, logger.warning)
         self._roster = Roster(self._transport)
         self._shipper = Shipper()
@@ -338,7 +338,7 @@ class Watch:
         if link is None:
             client = Client(self._transport, host, name_of(self._books()))
             notify = Notify(self._settle, self._bell.set, self._logger.warning)
-            link = Link(client, self._shipper, self._directory, notify, lost_s=self._lost_s())
+            link = Link(client, self._shipper, notify, lost_s=self._lost_s())
             self._links[host.name] = link
         return link
 

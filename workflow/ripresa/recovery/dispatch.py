@@ -300,20 +300,24 @@ def unpack(archive: str, places: Mapping[str, str]) -> None:
 
     What else is in it is ignored. Each appears whole or not at all.
     """
-    for place in places.values():
-        os.makedirs(os.path.dirname(place) or ".", exist_ok=True)
-    folder = archive + ".unpacked"
+    with tarfile.open(archive) as tar:
+        members = tar.getmembers()
+        for name, place in places.items():
+            wanted = [one for one in members if one.name == name or one.name.startswith(name + "/")]
+            if wanted:
+                _unpack(tar, wanted, name, place)
+
+
+def _unpack(tar: tarfile.TarFile, members: list[tarfile.TarInfo], name: str, place: str) -> None:
+    parent, last = os.path.split(place)
+    os.makedirs(parent or ".", exist_ok=True)
+    folder = os.path.join(parent, f".{last}.unpacked")  # only within a file system is a renaming all at once
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-        for name, place in places.items():
-            source = os.path.join(folder, name)
-            if not os.path.lexists(source):
-                continue
-            if os.path.isdir(place) and not os.path.islink(place):
-                shutil.rmtree(place)
-            os.replace(source, place)
+        tar.extractall(folder, members, filter="data")
+        if os.path.isdir(place) and not os.path.islink(place):
+            shutil.rmtree(place)
+        os.replace(os.path.join(folder, name), place)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
