@@ -200,8 +200,8 @@ class Watch:
     def _place(self) -> None:
         self._fleet.new_round()
         self._note_lost()
+        self._roster.prepare(one.pattern for one in self._queued)
         queued, self._queued = self._queued, []
-        self._roster.prepare(one.pattern for one in queued)
         now = time.monotonic()
         for number, one in enumerate(queued):
             if self._cancelled:
@@ -244,7 +244,6 @@ class Watch:
         if settled is not None:
             return settled
         try:
-            visited.visit(self._books(), host)
             sent = one.task.begin(host, uuid.uuid4().hex)
         except OSError:
             one.task.release()
@@ -281,6 +280,9 @@ class Watch:
                 raise
             self._finish(one, outcome)
             return True
+        except OSError:
+            one.task.leave()
+            raise
         self._logger.info(f"{one.target}: going on with its attempt on host {sent.host}")
         self._send(one, sent, adopted=True)
         return True
@@ -336,6 +338,8 @@ class Watch:
         """The link to a host."""
         link = self._links.get(host.name)
         if link is None:
+            # Also what only asks the host what it is leaves something there.
+            visited.visit(self._books(), host.name)
             client = Client(self._transport, host, name_of(self._books()))
             notify = Notify(self._settle, self._bell.set, self._logger.warning)
             link = Link(client, self._shipper, notify, lost_s=self._lost_s())
