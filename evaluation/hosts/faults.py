@@ -457,7 +457,7 @@ def main() -> int:
     if not wanted:
         parser.error(f"no fault is called so; there are {', '.join(fault.name for fault in FAULTS)}")
     repetitions = arguments.repetitions or (2 if arguments.short else 5)
-    base = Path(tempfile.mkdtemp(prefix="faults-"))
+    base = Path(tempfile.mkdtemp(prefix="faults-", dir="/tmp"))  # sockets need short paths
     rows: list[Row] = []
     with place.hosts() as hosts:
         for fault in wanted:
