@@ -4,11 +4,12 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from conftest import Guarded
+from conftest import Guarded, wait_until
 from ripresa.journal import attempts, leases, records, state
 from ripresa.recovery.dispatch import FAILED, HELD, PUBLISHED, Dispatch, Sent, unpack
 from ripresa.recovery.unit import parse
@@ -138,12 +139,31 @@ def test_a_settled_attempt_is_not_asked_for_again(unit):
     assert unit.dispatch(session="two").take() is None
 
 
-def test_a_torn_lease_means_another_attempt(unit):
-    task, _ = begun(unit)
+@pytest.mark.parametrize("left", [40, 0, None])
+def test_a_torn_or_lost_lease_still_means_that_its_host_is_asked_first(unit, left):
+    task, sent = begun(unit)
     killed(task)
     lease = Path(unit.run.lease(unit.target))
+    if left is None:
+        lease.unlink()
+    else:
+        lease.write_bytes(lease.read_bytes()[:left])
+    found = unit.dispatch(session="two").take()
+    assert (found.host, found.attempt) == (sent.host, sent.attempt)
+    assert found.token != sent.token  # nobody knows which command that one was sent with
+
+
+def test_a_torn_lease_of_a_guard_here_means_another_attempt(unit):
+    guard = unit.start("sleep 60; echo x > {output}")
+    unit.running()
+    guard.kill()
+    guard.wait()
+    lease = Path(unit.run.lease(unit.target))
+    os.killpg(unit.owner()["group"], 9)
     lease.write_bytes(lease.read_bytes()[:40])
-    assert unit.dispatch(session="two").take() is None
+    task = unit.dispatch(session="two")
+    wait_until(lambda: task.take() is None)
+    task.release()
 
 
 def test_what_was_published_is_not_sent(unit):
@@ -199,6 +219,29 @@ def test_only_what_was_asked_for_leaves_an_archive(tmp_path):
     assert (tmp_path / "deep/er").read_text() == "x"
     assert os.listdir(tmp_path / "there") == ["in"]
     assert sorted(os.listdir(tmp_path)) == ["a.tar", "deep", "there"]
+
+
+def test_outputs_appear_on_another_file_system_than_their_archive(tmp_path):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        if os.stat(folder).st_dev == os.stat(tmp_path).st_dev:
+            pytest.skip("there is no other file system here")
+        archive = f"{folder}/a.tar"
+        with tarfile.open(archive, "w") as tar:
+            tar.addfile(tarfile.TarInfo("wanted"))
+        unpack(archive, {"wanted": str(tmp_path / "there")})
+    assert os.listdir(tmp_path) == ["there"]
+
+
+def test_an_output_that_leads_outside_is_invalid(unit):
+    task, sent = begun(unit)
+    path = Path(unit.archive(sent))
+    with tarfile.open(path, "w") as tar:
+        member = tarfile.TarInfo(f"{os.path.relpath(unit.run.staged(unit.target, 1))}/out.txt")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(member)
+    assert task.conclude(sent, ENDED, str(path), {}) == FAILED
+    assert unit.last["failure_class"] == "output_invalid"
+    assert "/etc/passwd" in unit.last["evidence"] or "absolute" in unit.last["evidence"]
 
 
 def test_an_attempt_is_written_down_before_it_is_sent(unit):

@@ -103,9 +103,10 @@ def matrix(repetitions: int, hosts: tuple[str, ...] = Hosts.names) -> list[Unit]
 
 
 class Campaign:
-    """One campaign: its folder, and the calls of snakemake. Times are in seconds.
+    """One campaign: its folder, and the calls of snakemake.
 
-    ``scale`` shrinks every wait of the policy; a command may take ``wall`` at most, None: as long as it likes.
+    ``asked`` are the ``seconds`` that a unit takes, the ``scale`` that shrinks all waits of the policy, the
+    seconds that a command may take (``wall``; None: any), the ``version`` of the command.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The judge of a campaign on hosts, who goes by what happened: targets, witnesses, records, and what is left."""
+"""The judge of a campaign on hosts: goes by targets, witnesses, records, and what is left."""
 
 import contextlib
 import time
@@ -25,7 +25,8 @@ class Expected(NamedTuple):
     killed: int = 0
     """How many executions the fault may have killed, each of which may be followed by another one."""
     repeated: int = 0
-    """How many executions that came to their end may be followed by another one."""
+    """How many executions that came to their end may be followed by another one: none but those whose end
+    nobody could learn before they were given up."""
     open_ended: Collection[str] = ()
     """Hosts whose units need not have come to the right end."""
     bound_s: float = 60.0
@@ -69,9 +70,7 @@ def judge(fault: str, c: Campaign, expected: Expected, problems: list[str]) -> R
     witnessed = [one for several in c.hosts.witnessed().values() for one in several]
     killed = sum(not one.whole for one in witnessed)
     seconds = max(c.took, default=0.0)
-    return Row(
-        fault, len(c.units), len(right), len(witnessed), killed, failures, c.codes, seconds, problems
-    )
+    return Row(fault, len(c.units), len(right), len(witnessed), killed, failures, c.codes, seconds, problems)
 
 
 def _calls(c: Campaign, expected: Expected) -> Iterator[str]:

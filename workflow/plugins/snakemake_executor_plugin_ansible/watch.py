@@ -71,7 +71,7 @@ class Watch:
         self._snakemake = snakemake
         self._logger = logger
         self._directory = tempfile.mkdtemp(prefix="ripresa-")
-        """For sockets, whose paths must be short, and what comes back."""
+        """For what Ansible writes."""
         self._transport = Transport([inventory] if inventory else [], self._directory, logger.warning)
         self._roster = Roster(self._transport)
         self._shipper = Shipper()
@@ -129,7 +129,7 @@ class Watch:
         """End what this call runs, and wait until it has ended."""
         self._cancelled = True
         running = [*self._running.values()]
-        with ThreadPoolExecutor(_AT_A_TIME) as threads:  # none of the hosts waits for one that does not answer
+        with ThreadPoolExecutor(_AT_A_TIME) as threads:  # no host waits for one that does not answer
             for link in self._links.values():
                 threads.submit(link.cancel, [one.target for one in running if one.host == link.name])
         end = time.monotonic() + _CANCEL_S + float(os.environ.get("RIPRESA_GRACE_S", "10"))
@@ -200,8 +200,8 @@ class Watch:
     def _place(self) -> None:
         self._fleet.new_round()
         self._note_lost()
+        self._roster.prepare(one.pattern for one in self._queued)
         queued, self._queued = self._queued, []
-        self._roster.prepare(one.pattern for one in queued)
         now = time.monotonic()
         for number, one in enumerate(queued):
             if self._cancelled:
@@ -244,7 +244,6 @@ class Watch:
         if settled is not None:
             return settled
         try:
-            visited.visit(self._books(), host)
             sent = one.task.begin(host, uuid.uuid4().hex)
         except OSError:
             one.task.release()
@@ -281,6 +280,9 @@ class Watch:
                 raise
             self._finish(one, outcome)
             return True
+        except OSError:
+            one.task.leave()
+            raise
         self._logger.info(f"{one.target}: going on with its attempt on host {sent.host}")
         self._send(one, sent, adopted=True)
         return True
@@ -336,9 +338,11 @@ class Watch:
         """The link to a host."""
         link = self._links.get(host.name)
         if link is None:
+            # Also what only asks the host what it is leaves something there.
+            visited.visit(self._books(), host.name)
             client = Client(self._transport, host, name_of(self._books()))
             notify = Notify(self._settle, self._bell.set, self._logger.warning)
-            link = Link(client, self._shipper, self._directory, notify, lost_s=self._lost_s())
+            link = Link(client, self._shipper, notify, lost_s=self._lost_s())
             self._links[host.name] = link
         return link
 

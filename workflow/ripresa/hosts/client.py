@@ -27,14 +27,16 @@ Answer = dict[str, Any]
 class Refused(Exception):
     """The host answers, but cannot be used: ``failure_class``, and in one line what is wrong.
 
-    ``sent``: the agent may have begun with what it was asked for.
+    ``sent``: the agent may have begun with what it was asked for; ``whole``: nothing can be had of the host,
+    not just this operation.
     """
 
-    def __init__(self, failure_class: str, evidence: str, *, sent: bool = False) -> None:
+    def __init__(self, failure_class: str, evidence: str, *, sent: bool = False, whole: bool = False) -> None:
         super().__init__(evidence)
         self.failure_class = failure_class
         self.evidence = evidence
         self.sent = sent
+        self.whole = whole
 
 
 class Calls(Protocol):
@@ -223,9 +225,9 @@ def _refusal(reply: Reply, host: str, what: str) -> Refused:
     lines = [line for line in (reply.stderr + "\n" + reply.stdout).splitlines() if line.strip()]
     said = lines[-1].strip()[:300] if lines else f"exit code {reply.exit_code}"
     if reply.exit_code == bundle.NO_PYTHON:
-        return Refused("environment", f"host {host} has no Python 3.9 or newer: {said}")
+        return Refused("environment", f"host {host} has no Python 3.9 or newer: {said}", whole=True)
     from ripresa.recovery.classifier import classify
 
     verdict = classify("\n".join(lines), exit_code=reply.exit_code, signal=None)
     failure_class = "environment" if verdict.failure_class == "unknown" else verdict.failure_class
-    return Refused(failure_class, f"host {host}: {what}: {said}", sent=reply.exit_code > 128)
+    return Refused(failure_class, f"host {host}: {what}: {said}", sent=reply.exit_code > 128, whole=True)

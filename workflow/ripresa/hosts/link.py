@@ -15,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from ripresa.hosts import parcel as answers
-from ripresa.hosts.client import Answer, Client, Refused, unpacked
-from ripresa.hosts.parcel import Parcel, archive
+from ripresa.hosts.client import Answer, Client, Refused
+from ripresa.hosts.harvest import NotNow, Spoilt, harvest
+from ripresa.hosts.parcel import CHANGED, Parcel
 from ripresa.hosts.transport import Unreachable
 from ripresa.hosts.work import File, Shipper, Unshippable
 from ripresa.journal import clock
@@ -40,9 +41,6 @@ _LOCAL_S = 10.0
 """How long results wait while they cannot be written here."""
 
 
-_CHANGED = "preempted", "its command has changed since it was sent"
-
-
 class Down(NamedTuple):
     """Why a host cannot be used."""
 
@@ -64,14 +62,9 @@ class Notify(NamedTuple):
 
 
 class Link:
-    """One host as the controller sees it.
+    """One host as the controller sees it; if it has not answered for ``lost_s`` it counts as lost."""
 
-    ``directory`` takes up archives; a host that has not answered for ``lost_s`` counts as lost.
-    """
-
-    def __init__(
-        self, client: Client, shipper: Shipper, directory: str, notify: Notify, *, lost_s: float
-    ) -> None:
+    def __init__(self, client: Client, shipper: Shipper, notify: Notify, *, lost_s: float) -> None:
         self.host = client.host
         self.name = client.host.name
         self.shared = bool(client.host.variables.get("ripresa_shared", False))
@@ -80,7 +73,6 @@ class Link:
         self.down: Down | None = None
         self._client = client
         self._shipper = shipper
-        self._directory = directory
         self._notify = notify
         self._lost_s = lost_s
         self._lanes = ThreadPoolExecutor(_LANES, thread_name_prefix=f"to {self.name}")
@@ -185,7 +177,7 @@ class Link:
         if self.lost and time.monotonic() - self._tried < _AGAIN_MOST_S:
             # Each would wait for the host as long as a connection takes to fail.
             for parcel in batch:
-                self._lose(parcel, "node", self._why_lost(), give_up=self._why_lost())
+                self._give_back(parcel, self._why_lost(), final=True)
             return
         ready: list[tuple[Parcel, list[File]]] = []
         for parcel in batch:
@@ -203,7 +195,8 @@ class Link:
             self._client.put(file for parcel, files in ready if not parcel.in_doubt for file in files)
             self._start(ready)
         except (Unreachable, Refused) as error:
-            self._fell(error)
+            if isinstance(error, Unreachable) or error.whole:
+                self._fell(error)
             self._failed(parcels, error)
         except OSError as error:
             for parcel in parcels:
@@ -231,11 +224,11 @@ class Link:
                 if step == answers.FOLLOW:
                     self._followed[parcel.key] = parcel
         self._take(answer)
-        for (parcel, step), result, (_, files) in zip(steps, results, ready, strict=True):
+        for (parcel, step), result in zip(steps, results, strict=True):
             if step == answers.FAILED:
                 self._lose(parcel, result["error"], f"host {self.name}: {result['evidence']}")
             elif step == answers.GONE:
-                self._lose(parcel, *_CHANGED)
+                self._lose(parcel, *CHANGED)
             elif step != answers.FOLLOW:
                 self._start_again(parcel, step, result)
             elif parcel.task.target in self._unwanted:
@@ -266,10 +259,10 @@ class Link:
                 with self._state:
                     self._doubtful.append(parcel)
                     self._state.notify_all()
+            elif self.lost:
+                self._give_back(parcel, self._why_lost(), final=True)
             else:
-                give_up = self._why_lost() if self.lost else None
-                failure_class = "node" if give_up else error.failure_class
-                self._lose(parcel, failure_class, give_up or error.evidence, give_up=give_up)
+                self._lose(parcel, error.failure_class, error.evidence)
 
     def _ring(self) -> None:
         """Have the call that follows come back, if it does not know of all that there is to follow."""
@@ -333,14 +326,19 @@ class Link:
             self._forgets.clear()
         for parcel in gone:
             over = _is_over(parcel)
-            why = self._why_lost(begun=not over)
-            self._lose(parcel, "node", why, give_up=None if over else why)
+            self._give_back(parcel, self._why_lost(begun=not over), final=not over)
         self._notify.changed()
+
+    def _give_back(self, parcel: Parcel, why: str, *, final: bool) -> None:
+        """Settle what a lost host had or was to have; ``final``: it is not to be tried again."""
+        known = self.down.failure_class if self.down else "network"
+        self._lose(parcel, "node" if known == "network" else known, why, give_up=why if final else None)
 
     def _why_lost(self, *, begun: bool = False) -> str:
         assert self.down is not None
         more = "; whether the command still runs there is not known" if begun else ""
-        return f"host {self.name} has not answered since {self.down.at} ({self.down.evidence}){more}"
+        what = "has not answered" if self.down.failure_class == "network" else "could not be used"
+        return f"host {self.name} {what} since {self.down.at} ({self.down.evidence}){more}"
 
     def _take(self, answer: Answer) -> None:
         """Take what the host says of what runs there."""
@@ -362,51 +360,29 @@ class Link:
         """Bring back what an ended attempt made and printed, and settle it."""
         if not self._unfollow(parcel):
             return  # the other kind of call has it
-        result, sent = state["result"], parcel.sent
-        outputs = None
+        outcome = None
         try:
-            if parcel.unwanted:
-                outcome = parcel.task.lose(sent, *_CHANGED)
-            else:
-                self._bring(parcel, state, "log", parcel.task.log(sent.attempt), result.get("log_size"))
-                if result.get("outputs_size"):
-                    outputs = archive(self._directory, parcel)
-                    self._bring(parcel, state, "outputs", outputs, result["outputs_size"])
-                outcome = parcel.task.conclude(sent, result, outputs, self._most())
+            outcome = harvest(self._client, parcel, state, self._most())
         except (Unreachable, Refused) as error:
             self._fell(error)
             self._refollow(parcel, 0.0)
-            return
-        except OSError as error:
+        except NotNow as error:
             self._notify.say(f"{parcel.task.target}: cannot take in its results: {error}; trying again")
             self._refollow(parcel, _LOCAL_S)
+        except Spoilt as error:
+            outcome = self._lost(parcel, error.failure_class, error.evidence)
+        if outcome is None:
             return
-        except Exception as error:  # a mistake of ours must be seen, and costs one attempt only
-            what = f"internal error: {type(error).__name__}: {error}"
-            self._notify.say(f"{parcel.task.target}: {what}")
-            outcome = parcel.task.lose(sent, "unknown", what)
-        finally:
-            if outputs is not None and os.path.lexists(outputs):
-                os.unlink(outputs)
         with self._state:
             self._forgets.append(parcel.named("forget", keep=outcome != PUBLISHED))
             self._state.notify_all()
         self._notify.settled(parcel, outcome)
 
-    def _bring(
-        self, parcel: Parcel, state: Mapping[str, Any], what: str, path: str, size: int | None
-    ) -> None:
-        if what in state:
-            with open(path, "wb") as file:
-                file.write(unpacked(state[what]))
-        elif size:
-            self._client.fetch(parcel.key, parcel.sent.token, what, path)
-
     def _refollow(self, parcel: Parcel, after_s: float) -> None:
-        self._wait(after_s)
         with self._state:
             self._followed[parcel.key] = parcel
             self._state.notify_all()
+        self._wait(after_s)
 
     def _unfollow(self, parcel: Parcel) -> bool:
         with self._state:
@@ -424,17 +400,28 @@ class Link:
         give_up: str | None = None,
         patient: bool = True,
     ) -> None:
-        """Settle an attempt of which nothing comes back; ``patient``: as soon as it can be written down."""
+        """Settle an attempt of which nothing comes back."""
+        outcome = self._lost(parcel, failure_class, evidence, give_up=give_up, patient=patient)
+        if outcome is not None:
+            self._notify.settled(parcel, outcome)
+
+    def _lost(
+        self,
+        parcel: Parcel,
+        failure_class: str,
+        evidence: str,
+        *,
+        give_up: str | None = None,
+        patient: bool = True,
+    ) -> str | None:
+        """Record that nothing comes back, ``patient``: as soon as that can be written down; the outcome."""
         while True:
             try:
-                outcome = parcel.task.lose(parcel.sent, failure_class, evidence, give_up=give_up)
+                return parcel.task.lose(parcel.sent, failure_class, evidence, give_up=give_up)
             except OSError as error:
                 self._notify.say(f"{parcel.task.target}: cannot write down how it failed: {error}")
                 if not patient or self._wait(_LOCAL_S):
-                    return
-            else:
-                self._notify.settled(parcel, outcome)
-                return
+                    return None
 
     def _wait(self, seconds: float) -> bool:
         """Wait so long; True if the link is closed meanwhile."""

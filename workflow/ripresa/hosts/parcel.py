@@ -1,6 +1,5 @@
 """One attempt on its way to a host: what is sent, and what the host's answers about it mean."""
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -12,6 +11,9 @@ Result = Mapping[str, Any]
 FOLLOW, AGAIN, SEND_FILES, STOP_OTHER = "follow", "again", "send files", "stop other"
 FAILED, GONE = "failed", "gone"
 """What the answer to a start asks for: see `Parcel.understand`."""
+
+CHANGED = "preempted", "its command has changed since it was sent"
+"""How an attempt fails that is not wanted any more."""
 
 
 class Task(Protocol):
@@ -101,9 +103,3 @@ class Parcel:
         # A live attempt of the same command, of which the journal here knows nothing (it was lost).
         self.sent = self.sent._replace(token=str(there))
         return FOLLOW
-
-
-def archive(directory: str, parcel: Parcel) -> str:
-    """The file here that takes up what an attempt made."""
-    os.makedirs(directory, exist_ok=True)
-    return f"{directory}/{parcel.key}.{parcel.sent.attempt}.tar"

@@ -11,10 +11,11 @@ import shutil
 import subprocess
 import tarfile
 import time
+import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ripresa.journal import attempts, clock, leases, processes, publish
+from ripresa.journal import attempts, clock, leases, processes, publish, records
 from ripresa.journal.events import emit
 from ripresa.recovery import admission, adoption, validators
 from ripresa.recovery.attempt import commit, fail, fill, new_record, open_log, validators_of
@@ -60,6 +61,8 @@ class Dispatch:
         try:
             if owner := adoption.elsewhere(unit, lease):
                 sent = _sent(owner)
+            elif not lease.previous:
+                sent = self._begun()
             if sent:
                 lease.write(self._owner(sent))
                 return sent
@@ -75,6 +78,25 @@ class Dispatch:
         if done is not None:
             self.release()
         return done
+
+    def _begun(self) -> Sent | None:
+        """An attempt that was sent away although no lease says so: it is torn, or was removed.
+
+        Its log is there, and the events know its host. It is asked first, under a new token, for it knows
+        what runs there by the unit. Else a unit that may go to several hosts could be executed on another one
+        beside itself.
+        """
+        unit = self.unit
+        number = int(attempts.last(unit.run, unit.target).get("attempt", 0)) + 1
+        if not os.path.lexists(self.log(number)):
+            return None
+        event = None
+        for one in records.iterate(unit.run.events):
+            if one.get("type") == "unit_start" and one.get("target") == unit.target:
+                event = one
+        if event is None or event.get("attempt") != number or not event.get("external_jobid"):
+            return None
+        return Sent(str(event["host"]), uuid.uuid4().hex, number, str(event["ts"]), unit.digest)
 
     def wait_s(self) -> float:
         """Seconds for which its backoff still lasts."""
@@ -104,6 +126,7 @@ class Dispatch:
             attempt=number,
             pid=os.getpid(),
             host=host,
+            external_jobid=_job(sent),
         )
         return sent
 
@@ -225,7 +248,7 @@ class Dispatch:
         record.update(
             host=sent.host,
             pid=result.get("pid"),
-            external_jobid=f"{sent.host}:{sent.token}",
+            external_jobid=_job(sent),
             command_sha256=sent.digest,
             exit_code=result.get("exit_code"),
             signal=result.get("signal"),
@@ -277,26 +300,34 @@ def unpack(archive: str, places: Mapping[str, str]) -> None:
 
     What else is in it is ignored. Each appears whole or not at all.
     """
-    for place in places.values():
-        os.makedirs(os.path.dirname(place) or ".", exist_ok=True)
-    folder = archive + ".unpacked"
+    with tarfile.open(archive) as tar:
+        members = tar.getmembers()
+        for name, place in places.items():
+            wanted = [one for one in members if one.name == name or one.name.startswith(name + "/")]
+            if wanted:
+                _unpack(tar, wanted, name, place)
+
+
+def _unpack(tar: tarfile.TarFile, members: list[tarfile.TarInfo], name: str, place: str) -> None:
+    parent, last = os.path.split(place)
+    os.makedirs(parent or ".", exist_ok=True)
+    folder = os.path.join(parent, f".{last}.unpacked")  # only within a file system is a renaming all at once
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-        for name, place in places.items():
-            source = os.path.join(folder, name)
-            if not os.path.lexists(source):
-                continue
-            if os.path.isdir(place) and not os.path.islink(place):
-                shutil.rmtree(place)
-            os.replace(source, place)
+        tar.extractall(folder, members, filter="data")
+        if os.path.isdir(place) and not os.path.islink(place):
+            shutil.rmtree(place)
+        os.replace(os.path.join(folder, name), place)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _relative(path: str) -> str:
     return os.path.relpath(path)
+
+
+def _job(sent: Sent) -> str:
+    return f"{sent.host}:{sent.token}"
 
 
 def _sent(owner: Mapping[str, Any]) -> Sent | None:
