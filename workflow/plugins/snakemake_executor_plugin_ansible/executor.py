@@ -32,13 +32,14 @@ class Executor(RemoteExecutor):
         watch = Watch(settings.inventory if settings else None, self, self.logger)
         if len(self.workflow.dag):
             self._watch = watch
+            self._hear_term(watch)
         else:
             # Snakemake shuts no executor down that has nothing to do; earlier calls may have left something.
             watch.close()
 
     @staticmethod
     def _hear_term(watch: "Watch") -> None:
-        """TERM ends a run once its running jobs are done. For Snakemake those that wait for a host run, too."""
+        """TERM ends a run once its jobs are done. For Snakemake those that wait for a host run, too."""
         original = signal.getsignal(signal.SIGTERM)
         if threading.current_thread() is not threading.main_thread() or not callable(original):
             return
@@ -48,7 +49,6 @@ class Executor(RemoteExecutor):
             original(number, frame)
 
         signal.signal(signal.SIGTERM, drain)
-        self._hear_term(self._watch)
 
     def run_jobs(self, jobs: list[Any]) -> None:
         """Take jobs in; the thread that watches sends them."""
