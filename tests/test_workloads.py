@@ -272,7 +272,14 @@ def test_workloads_of_the_documentation(campaign):
 
 
 def test_the_next_host_is_the_peer():
-    section = {"scratch": None, "preset": "low", "repetitions": 1, "warmup": False}
+    section = {
+        "scratch": None,
+        "preset": "low",
+        "repetitions": 1,
+        "warmup": False,
+        "order": "grouped",
+        "seed": 1,
+    }
     section |= {"workloads": {"iperf3": {}, "disk": {}}}
     peers = {
         (unit["workload"], unit["host"]): unit["peer"]

@@ -85,10 +85,9 @@ def test_a_wrong_password_of_sudo(hosts, script, tmp_path):
     assert failure_class == "permission" and "password" in evidence
 
 
-def test_a_package_that_nobody_has(script):
-    needs = {"none": {"programs": ["nonesuch"], "packages": {"debian": ["nonesuch"]}}}
-    failure_class, evidence = script("host_setup.py", "h1", needs)
-    assert failure_class == "environment" and "nonesuch" in evidence
+def test_a_program_that_no_package_brings(script):
+    failure_class, evidence = script("host_setup.py", "h1", {"none": {"programs": ["nonesuch"]}})
+    assert failure_class == "environment" and "none: nonesuch is not installed" in evidence
 
 
 def test_tear_down_ends_what_runs_and_leaves_nothing(hosts, script, tmp_path):

@@ -1,7 +1,10 @@
 """What Snakemake calls; the work is done by `watch`, imported when there are jobs for hosts only."""
 
 import asyncio
+import signal
+import threading
 from collections.abc import AsyncGenerator
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
@@ -29,9 +32,23 @@ class Executor(RemoteExecutor):
         watch = Watch(settings.inventory if settings else None, self, self.logger)
         if len(self.workflow.dag):
             self._watch = watch
+            self._hear_term(watch)
         else:
             # Snakemake shuts no executor down that has nothing to do; earlier calls may have left something.
             watch.close()
+
+    @staticmethod
+    def _hear_term(watch: "Watch") -> None:
+        """TERM ends a run once its jobs are done. For Snakemake those that wait for a host run, too."""
+        original = signal.getsignal(signal.SIGTERM)
+        if threading.current_thread() is not threading.main_thread() or not callable(original):
+            return
+
+        def drain(number: int, frame: FrameType | None) -> None:
+            watch.drain()
+            original(number, frame)
+
+        signal.signal(signal.SIGTERM, drain)
 
     def run_jobs(self, jobs: list[Any]) -> None:
         """Take jobs in; the thread that watches sends them."""

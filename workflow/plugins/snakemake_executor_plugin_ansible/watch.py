@@ -88,6 +88,7 @@ class Watch:
         self._lost: set[str] = set()
         self._paused_until = 0.0
         self._cancelled = False
+        self._draining = False
 
     def take(self, jobs: Sequence[Any], workflow: Any, in_snakemake: Callable[[Any], str]) -> None:
         """Take jobs in, from any thread."""
@@ -124,6 +125,11 @@ class Watch:
             # A full disk, most likely. What cannot be written down must not be done; what runs goes on.
             self._logger.warning(f"cannot use the journal: {error}; trying again in {_LATER_S:.0f} s")
             self._paused_until = now + _LATER_S
+
+    def drain(self) -> None:
+        """Begin with nothing more: what waits for a host is given back, as Snakemake waits for what runs."""
+        self._draining = True
+        self._bell.set()
 
     def cancel(self) -> None:
         """End what this call runs, and wait until it has ended."""
@@ -201,7 +207,8 @@ class Watch:
         self._fleet.new_round()
         self._note_lost()
         self._roster.prepare(one.pattern for one in self._queued)
-        queued, self._queued = self._queued, []
+        # Whoever became ready later may be the more urgent; else in the order in which Snakemake chose.
+        queued, self._queued = sorted(self._queued, key=lambda one: -one.job.priority), []
         now = time.monotonic()
         for number, one in enumerate(queued):
             if self._cancelled:
@@ -223,6 +230,9 @@ class Watch:
             # Held only while it runs: what waits for a host is not being executed.
             one.task.release()
             one.looked_at = True
+        if self._draining:
+            self._send_back(one, "the run is to end")
+            return True
         wait_s = one.task.wait_s()
         if wait_s > 0:
             one.not_before = time.monotonic() + wait_s
@@ -234,10 +244,22 @@ class Watch:
             return True
         if rooms is None:
             return False
-        host = self._fleet.choose(rooms, one.needs, one.task.is_let_through)
+        held_back = False
+
+        def is_let_through(name: str) -> bool:
+            nonlocal held_back
+            through = one.task.is_let_through(name)
+            held_back |= not through
+            return through
+
+        host = self._fleet.choose(rooms, one.needs, is_let_through)
         if host is None:
             if why := impossible(rooms, one.needs):
                 self._reject(one, why)
+                return True
+            # The recovery scheduler waits for breakers, and holds nothing meanwhile.
+            if held_back and os.environ.get("RIPRESA_SCHEDULER") == "recovery":
+                self._send_back(one, "a breaker is open")
                 return True
             return False
         settled = self._take(one)
@@ -250,6 +272,10 @@ class Watch:
             raise
         self._send(one, sent)
         return True
+
+    def _send_back(self, one: Offer, why: str) -> None:
+        """Have Snakemake's scheduler offer a unit again: no attempt was made."""
+        self._snakemake.report_job_error(SubmittedJobInfo(one.job), msg=f"{one.target}: not yet, {why}. ")
 
     def _take(self, one: Offer) -> bool | None:
         """Take the lease of a unit; None if it has it now and is to be sent to a host.

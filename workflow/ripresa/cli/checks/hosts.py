@@ -1,4 +1,4 @@
-"""The hosts of the inventory that benchmarks are to run on; asked only on request, as each of them is called."""
+"""The hosts of the inventory that benchmarks are to run on; asked only on request."""
 
 import os
 import tempfile
@@ -12,7 +12,7 @@ _AT_A_TIME = 16
 _PING = "`ansible -i INVENTORY HOST -m ansible.builtin.ping`"
 _FIXES = {
     "network": f"check its address and port in the inventory; {_PING} says more",
-    "permission": "check user, keys and become password in the inventory, and that ripresa_dir is the user's own",
+    "permission": "check user, keys and become password in the inventory, and whose ripresa_dir is",
     "environment": "install Python 3.9 or newer there, or name it in ansible_python_interpreter",
     "configuration": "correct what the inventory says of it: `ansible-inventory -i INVENTORY --host HOST`",
     "disk": "free space there, or set ripresa_dir to a folder with some",
@@ -22,7 +22,7 @@ _OTHER = f"see what {_PING} says"
 
 
 def checks(config: Mapping[str, Any], profile: str) -> Iterator[Check]:
-    """Look at the inventory and every host that ``benchmarks.hosts`` names, if the profile runs units there."""
+    """Look at the inventory and at each of ``benchmarks.hosts``, if the profile runs units there."""
     executor = _executor(profile)
     if executor != "ansible":
         found = f"executor {executor}: runs nothing on hosts of an inventory" if executor else "not found"

@@ -43,8 +43,8 @@ def plan(config: Mapping[str, Any], folder: str) -> dict[str, list[Unit]]:
     hosts = [host_name(host) for host in config["hosts"]]
     if len(set(hosts)) < len(hosts):
         raise BenchmarkError(
-            f"benchmarks.hosts: {host_name(LOCALHOST)} is this machine, which {LOCALHOST} stands for, and also a "
-            f"host of the inventory, whose results would have the same place: name one of the two"
+            f"benchmarks.hosts: {host_name(LOCALHOST)} is this machine, which {LOCALHOST} stands for, and "
+            f"also a host of the inventory, whose results would have the same place: name one of the two"
         )
     own = {host_name(LOCALHOST)} if LOCALHOST in config["hosts"] else set()
     system = fingerprint.digest(fingerprint.collect(config["scratch"] or folder)) if own else None

@@ -89,10 +89,11 @@ def clean(root: str, run: Run, *, kill: bool) -> dict[str, Any]:
 
 
 def end(root: str, run: Run, beginning: str) -> dict[str, Any]:
-    """Be done with the units whose targets have this ``beginning``; with the last units of a run, remove all of it.
+    """Be done with the units whose targets have this ``beginning``; with the last units of a run, remove all
+    of it.
 
-    Tells ``ended``, the targets of those that still ran, ``left``, how many others the run has here, and whether
-    it is ``removed``. Raises Refused for what cannot be ended.
+    Tells ``ended``, the targets of those that still ran, ``left``, how many others the run has here, and
+    whether it is ``removed``. Raises Refused for what cannot be ended.
     """
     ours, others, running = [], 0, []
     for unit in (Unit(run, key) for key in sorted({*keys(run), *_leased(run)})):

@@ -6,10 +6,10 @@ import os
 import socket
 from typing import Any
 
-from ansible import constants as C
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 
+from ansible import constants as C
 from ripresa.hosts.transport.folder import Folder
 from ripresa.hosts.transport.frames import encode
 from ripresa.hosts.transport.line import restore_environment
