@@ -264,6 +264,17 @@ def test_what_may_have_begun_is_waited_for_and_what_has_not_is_lost(agent, link,
     assert other.task.lost == [("network", "connection refused", None)] and not one.task.lost
 
 
+def test_a_host_is_down_for_what_was_said_last(agent, link):
+    agent.down = GONE
+    link.open()
+    until(lambda: link.down)
+    since = link.down.since
+    agent.down = Unreachable("permission", "host key has changed", sent=False)
+    link.open()
+    until(lambda: link.down.failure_class == "permission")
+    assert (link.down.evidence, link.down.since) == ("host key has changed", since)
+
+
 def test_units_of_a_lost_host_end_at_once_and_say_since_when(agent, link, settled):
     agent.down = REFUSED
     link.open()
@@ -405,3 +416,14 @@ def test_a_host_that_cannot_be_cleaned_up_says_why(tmp_path):
             raise REFUSED
 
     assert Client(Silent(), Host("h", frozenset(), {}, None), "run").clean(1.0) == "connection refused"
+
+
+def test_a_connection_that_has_just_ended_does_not_keep_a_host_from_being_cleaned_up():
+    class Cut(Wire):
+        def call(self, host, command, data=b"", *, timeout_s):
+            reply = super().call(host, command, data, timeout_s=timeout_s)
+            if len(self.commands) == 1:
+                raise GONE
+            return reply
+
+    assert Client(Cut(), Host("h", frozenset(), {}, None), "run").clean(1.0) is None

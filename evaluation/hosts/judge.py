@@ -1,9 +1,11 @@
 """The judge of a campaign on hosts: goes by targets, witnesses, records, and what is left."""
 
 import contextlib
+import socket
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from campaign import Campaign, Unit
@@ -124,8 +126,18 @@ def _left_here(c: Campaign) -> Iterator[str]:
     if processes := c.processes():
         yield f"left here: {next(iter(processes.values()))[:100]}"
     with contextlib.suppress(FileNotFoundError):
-        if sockets := c.hosts.control_sockets(c.temporary):
+        if sockets := [path for path in c.hosts.control_sockets(c.temporary) if _answers(path)]:
             yield f"{len(sockets)} control sockets left here"
+
+
+def _answers(path: Path) -> bool:
+    """Whether somebody listens at a socket; the name alone is all that a killed process leaves."""
+    with socket.socket(socket.AF_UNIX) as other:
+        try:
+            other.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 def _some(units: list[Unit]) -> str:

@@ -166,7 +166,7 @@ class Watch:
         links = []
         for host in visited.hosts(self._books()):
             link = self._links.get(host)
-            if host in busy or (link is not None and link.down is not None):
+            if host in busy or (link is not None and link.lost):
                 continue
             try:
                 links.append(link or self._link(self._roster.host(host)))

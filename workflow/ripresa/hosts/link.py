@@ -467,10 +467,17 @@ class Link:
 
     def _fell(self, error: Unreachable | Refused) -> None:
         self._tried = time.monotonic()
-        if self.down is None and not self._closed:
+        if self._closed:
+            return
+        known = self.down
+        if known is None:
             self.down = Down(error.failure_class, error.evidence, time.monotonic(), clock.iso())
-            self._notify.say(f"host {self.name} cannot be used: {error.evidence}")
             self._notify.changed()
+        else:
+            # The first word is mostly of a connection that ended, and only the next one says why.
+            self.down = known._replace(failure_class=error.failure_class, evidence=error.evidence)
+        if known is None or known.failure_class != error.failure_class:
+            self._notify.say(f"host {self.name} cannot be used: {error.evidence}")
 
     def _most(self) -> dict[str, float]:
         facts = self.facts or {}
