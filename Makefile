@@ -9,7 +9,7 @@ LINK := for profile in $(filter-out profiles/default,$(wildcard profiles/*)); do
 	ln -sfn $$profile $$(basename $$profile); done
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup run test slow slurm hosts lint lock clean
+.PHONY: setup run run-hosts test slow slurm hosts lint lock clean
 
 setup: $(READY)
 	@$(LINK)
@@ -17,6 +17,14 @@ setup: $(READY)
 # The demo campaign; safe to call again after anything. ARGS goes to Snakemake, e.g. make run ARGS=--dry-run
 run: $(READY)
 	@code=0; snakemake --rerun-incomplete $(ARGS) || code=$$?; ripresa status || [ $$code -ne 0 ] || code=$$?; exit $$code
+
+# The demo benchmarks on three hosts, each with an sshd of its own, that are brought up on this machine (as root, with
+# the packages that python tests/hosts packages installs) and gone afterwards.
+run-hosts: setup
+	@state=$$(mktemp -d /tmp/hosts-XXXX); python tests/hosts up --state $$state/of && code=0 || exit 2; \
+	snakemake --profile ansible --rerun-incomplete --config run_id=hosts families='[benchmarks]' \
+		inventory=$$state/of/inventory/inventory.yml 'benchmarks={"hosts": ["bench"], "scratch": "/var/tmp"}' $(ARGS) || code=$$?; \
+	ripresa status --run hosts; python tests/hosts down --state $$state/of; rmdir $$state; exit $$code
 
 # The quick tier; ARGS goes to pytest. Tests wait about as much as they compute, so there are more than two at a time.
 test: $(READY)
