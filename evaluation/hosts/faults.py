@@ -315,6 +315,12 @@ def removed(c: Campaign) -> Iterator[str]:
 FAULTS = [
     Fault("none", nothing),
     Fault("controller killed", killed(1), short=True),
+    Fault(
+        "controller killed, long units",
+        killed(1),
+        Expected(bound_s=150),
+        asked={"seconds": 6, "exclusive": WORKLOADS},
+    ),
     Fault("controller and relay killed", killed(1, everything=True)),
     Fault("controller killed twice", killed(2)),
     Fault("both killed twice", killed(2, everything=True)),
