@@ -118,8 +118,8 @@ def left(c: Campaign) -> Iterator[str]:
             yield from found
             break
         time.sleep(0.1)
-    if leaks := c.leaks():
-        yield f"secrets in {leaks[:3]}"
+    if leaks := c.leaked | set(c.leaks()):
+        yield f"secrets in {sorted(leaks)[:3]}"
 
 
 def _left_on_hosts(hosts: Hosts) -> Iterator[str]:
