@@ -38,6 +38,13 @@ on_its_host = {"host": lambda w: benchmark_hosts[w.host]} if campaign.on_hosts e
 alone_on_its_host = {**on_its_host, "exclusive": 1} if campaign.on_hosts else {}
 
 
+def with_its_peer(units):
+    """The resources of units of which some take a second host, empty text for those that do not."""
+    if not campaign.on_hosts:
+        return {}
+    return {**alone_on_its_host, "peer": lambda w: benchmark_hosts.get(units.find(w)["peer"], "")}
+
+
 def benchmark_skip(unit):
     """Why a unit is no target from the start: it cannot run here, or it may not be needed."""
     one = benchmark_series[unit["host"], unit["workload"]]
@@ -159,7 +166,7 @@ rule benchmark_warmup:
     priority: lambda w: benchmark_priority(w.host, w.workload)
     threads: workflow.cores
     resources:
-        **alone_on_its_host,
+        **with_its_peer(warmups),
     params:
         unit=warmups.params,
     shell:
@@ -183,7 +190,7 @@ rule benchmark_repetition:
     # All cores, so that nothing else runs beside a measurement.
     threads: workflow.cores
     resources:
-        **alone_on_its_host,
+        **with_its_peer(repetitions),
     params:
         unit=repetitions.params,
     shell:

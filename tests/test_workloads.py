@@ -31,6 +31,8 @@ ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "workflow" / "ripresa" / "families" / "benchmarks"
 BIN = Path(sys.executable).parent
 SCRIPT = ROOT / "workflow" / "scripts" / "benchmark_run.py"
+# As on a host, where the package comes by this variable and there are no others.
+PACKAGE = {"PYTHONPATH": str(ROOT / "workflow")}
 SCHEMA = schemas.load(ROOT / "workflow" / "schemas" / "workload.schema.json")
 RESULT = json.loads((ROOT / "workflow" / "schemas" / "benchmark_result.schema.json").read_text())
 
@@ -69,7 +71,9 @@ def units_of_campaign():
 def measured(unit, *options):
     """The result of a unit, by the command of its rule; what it says where there is none."""
     command = [sys.executable, *options, str(SCRIPT), json.dumps(unit), "fingerprint.json", "result.json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        command, env=os.environ | PACKAGE, capture_output=True, text=True, check=False, timeout=60
+    )
     if done.returncode:
         return done.stderr
     result = json.loads(Path("result.json").read_text())
@@ -403,7 +407,11 @@ def on_hosts():
         " if n.startswith('ripresa')], sep='\\n')"
     )
     said = subprocess.run(
-        [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-S", "-c", code],
+        env=os.environ | PACKAGE,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     return {SCRIPT, *map(Path, filter(None, said.splitlines())), *BENCHMARKS.glob("programs/*.py")}
 

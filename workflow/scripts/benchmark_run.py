@@ -1,4 +1,8 @@
-"""Measure one repetition: UNIT (JSON) FINGERPRINT OUTPUT [SAMPLES]."""
+"""Measure one repetition: UNIT (JSON) FINGERPRINT OUTPUT [SAMPLES].
+
+On the other host of a workload between two (RIPRESA_ROLE is peer) its server runs instead, until it is ended;
+RIPRESA_PEER tells the address of that host.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from pathlib import Path
 
 from ripresa.families.benchmarks.measurement import BenchmarkError
 from ripresa.families.benchmarks.repetition import execute, use_all_cpus
+from ripresa.families.benchmarks.running import serve
 
 
 def main(unit_text: str, fingerprint: str, output: str, samples: str | None = None) -> None:
@@ -20,6 +25,11 @@ def main(unit_text: str, fingerprint: str, output: str, samples: str | None = No
     use_all_cpus()
     try:
         os.makedirs(scratch, exist_ok=True)
+        if os.environ.get("RIPRESA_ROLE") == "peer":
+            serve(unit, scratch)
+            return
+        if unit["peer"]:
+            unit["peer"] = os.environ.get("RIPRESA_PEER", unit["peer"])
         result = execute(unit, digest, scratch, samples)
     except (BenchmarkError, OSError) as error:
         sys.exit(f"error: {unit['workload']}: {error}")

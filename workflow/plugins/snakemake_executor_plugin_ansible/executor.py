@@ -22,6 +22,7 @@ class Executor(RemoteExecutor):
 
     _watch: "Watch | None" = None
     """None until `__post_init__`, before which Snakemake starts the thread that watches."""
+    _hears = False
 
     def __post_init__(self) -> None:
         from snakemake_executor_plugin_ansible.watch import Watch
@@ -32,7 +33,6 @@ class Executor(RemoteExecutor):
         watch = Watch(settings.inventory if settings else None, self, self.logger)
         if len(self.workflow.dag):
             self._watch = watch
-            self._hear_term(watch)
         else:
             # Snakemake shuts no executor down that has nothing to do; earlier calls may have left something.
             watch.close()
@@ -53,6 +53,9 @@ class Executor(RemoteExecutor):
     def run_jobs(self, jobs: list[Any]) -> None:
         """Take jobs in; the thread that watches sends them."""
         assert self._watch is not None
+        if not self._hears:
+            self._hears = True
+            self._hear_term(self._watch)  # now, as Snakemake sets its own handler after making executors
         for job in jobs:
             self.run_job_pre(job)
         self._watch.take(jobs, self.workflow, self.format_job_exec)

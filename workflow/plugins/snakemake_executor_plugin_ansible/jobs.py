@@ -10,14 +10,15 @@ from ripresa.hosts.fleet import Needs
 from ripresa.hosts.work import Limits, Work
 from ripresa.recovery.dispatch import Dispatch, Sent
 from ripresa.recovery.unit import parse
+from snakemake_executor_plugin_ansible.peer import Peer
 from snakemake_executor_plugin_ansible.plain import Plain, threads_of
 
 Job = Any
 """A single or a group job; Snakemake's own classes offer more than the interface of executors."""
 
-HOST, EXCLUSIVE = "host", "exclusive"
-"""The resources that say where a job may run (a pattern of Ansible), and whether nothing may run beside it.
-"""
+HOST, EXCLUSIVE, PEER = "host", "exclusive", "peer"
+"""The resources that say where a job may run (a pattern of Ansible), whether nothing may run beside it, and
+which other host takes part (its name)."""
 
 
 class Offer:
@@ -30,6 +31,9 @@ class Offer:
         """The work of an attempt."""
         self.needs = needs
         self.pattern = _pattern(job)
+        self.peer = Peer(task) if isinstance(task, Dispatch) and job.resources.get(PEER) else None
+        """What runs on another host meanwhile, ``peer_host``."""
+        self.peer_host = str(job.resources.get(PEER)) if self.peer else None
         self.info: SubmittedJobInfo | None = None
         self.not_before = 0.0
         """By the monotonic clock."""

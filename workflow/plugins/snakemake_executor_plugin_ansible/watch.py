@@ -30,6 +30,7 @@ from ripresa.journal.paths import Run
 from ripresa.recovery import breaker, policy
 from ripresa.recovery.dispatch import HELD, PUBLISHED, Sent
 from snakemake_executor_plugin_ansible.jobs import Offer, offer
+from snakemake_executor_plugin_ansible.peer import Peer, work_here, work_there
 from snakemake_executor_plugin_ansible.plain import BOOKS
 
 _BEAT_S = 5.0
@@ -84,6 +85,7 @@ class Watch:
         self._running: dict[str, Offer] = {}
         self._settled: SimpleQueue[tuple[Parcel, str]] = SimpleQueue()
         self._bell = threading.Event()
+        self._threads = ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="ends")
         self._beaten = time.monotonic()
         self._lost: set[str] = set()
         self._paused_until = 0.0
@@ -146,6 +148,7 @@ class Watch:
     def close(self) -> None:
         """Let go of all units, remove what is left on the hosts, end the connections."""
         self._cancelled = True
+        self._threads.shutdown(wait=True)
         for one in [*self._running.values()]:
             one.task.leave()
         self._clean()
@@ -189,10 +192,14 @@ class Watch:
             one = self._running.pop(parcel.task.target, None)
             if one is not None:
                 self._finish(one, outcome)
+            elif isinstance(parcel.task, Peer):
+                self._fleet.remove_anywhere(parcel.task.target)
 
     def _finish(self, one: Offer, outcome: str) -> None:
         if one.host is not None:
             self._fleet.remove(one.host, one.target)
+            if one.peer is not None and one.peer_host in self._links:
+                self._threads.submit(self._links[one.peer_host].cancel, [one.peer.target])
         one.task.release()
         info = one.info or SubmittedJobInfo(one.job)
         if outcome == PUBLISHED:
@@ -206,7 +213,7 @@ class Watch:
     def _place(self) -> None:
         self._fleet.new_round()
         self._note_lost()
-        self._roster.prepare(one.pattern for one in self._queued)
+        self._roster.prepare(name for one in self._queued for name in (one.pattern, one.peer_host) if name)
         # Whoever became ready later may be the more urgent; else in the order in which Snakemake chose.
         self._queued.sort(key=lambda one: -one.job.priority)
         # What earlier controllers sent has its place on a host before anything else goes there.
@@ -249,16 +256,21 @@ class Watch:
             one.not_before = time.monotonic() + wait_s
             return False
         try:
-            rooms = self._rooms(one)
+            rooms = self._rooms(one, one.pattern)
+            there = self._rooms(one, one.peer_host) if one.peer_host else {}
         except ValueError as error:
             self._reject(one, str(error))
             return True
-        if rooms is None:
+        if rooms is None or there is None:
             return False
         held_back = False
 
         def is_let_through(name: str) -> bool:
             nonlocal held_back
+            for peer, room in there.items():
+                if name == peer or not self._fleet.has_room(peer, room, one.needs):
+                    self._fleet.reserve(name, peer)
+                    return False
             through = one.task.is_let_through(name)
             held_back |= not through
             return through
@@ -327,7 +339,14 @@ class Watch:
     def _send(self, one: Offer, sent: Sent, *, adopted: bool = False) -> None:
         link = self._link(self._roster.host(sent.host))
         self._follow(one, sent.host)
-        link.start(_parcel(one, sent, self._session, adopted=adopted))
+        work = one.make(sent)
+        if one.peer is not None and one.peer_host is not None:
+            peer = self._roster.host(one.peer_host)
+            self._fleet.put(peer.name, one.peer.target, one.needs)
+            there = Parcel(one.peer, sent, work_there(work), self._session, adopted=adopted)
+            self._link(peer).start(there)
+            work = work_here(work, peer.address)
+        link.start(Parcel(one.task, sent, work, self._session, adopted=adopted))
 
     def _follow(self, one: Offer, host: str) -> None:
         """From now on Snakemake takes the job for running."""
@@ -348,16 +367,16 @@ class Watch:
             raise
         self._finish(one, outcome)
 
-    def _rooms(self, one: Offer) -> dict[str, Room] | None:
-        """What the hosts that a unit may go to have in all; None while that is not known yet.
+    def _rooms(self, one: Offer, pattern: str) -> dict[str, Room] | None:
+        """What the hosts of a pattern have in all for a unit; None while that is not known yet.
 
         Raises ValueError, PatternError too, in one line if there is none.
         """
-        links = [self._link(host) for host in self._roster.hosts(one.pattern).values()]
+        links = [self._link(host) for host in self._roster.hosts(pattern).values()]
         if one.needs.shared and not (links := [link for link in links if link.shared]):
             raise ValueError(
                 f"rule {one.job.name} needs Snakemake around it (script, run, wrapper, ...), and none of the "
-                f"hosts {one.pattern} shares the file system (ripresa_shared); make it a shell rule"
+                f"hosts {pattern} shares the file system (ripresa_shared); make it a shell rule"
             )
         usable = [link for link in links if link.down is None]
         unknown = [link for link in usable if link.facts is None]
@@ -407,7 +426,3 @@ class Watch:
 
     def _books(self) -> Run:
         return self._run or Run(BOOKS)
-
-
-def _parcel(one: Offer, sent: Sent, session: str, *, adopted: bool = False) -> Parcel:
-    return Parcel(one.task, sent, one.make(sent), session, adopted=adopted)

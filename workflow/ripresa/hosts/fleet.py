@@ -64,6 +64,11 @@ class Fleet:
         """A unit is there no more."""
         self._used.get(host, {}).pop(target, None)
 
+    def remove_anywhere(self, target: str) -> None:
+        """A unit is nowhere any more."""
+        for units in self._used.values():
+            units.pop(target, None)
+
     def new_round(self) -> None:
         """Forget who waited for what."""
         self._reserved.clear()
@@ -85,6 +90,14 @@ class Fleet:
         if able and not fitting:
             self._reserved.add(able[0])
         return None
+
+    def has_room(self, host: str, room: Room, needs: Needs) -> bool:
+        """Whether a unit can go to a host now."""
+        return host not in self._reserved and self._fits(host, room, needs)
+
+    def reserve(self, *hosts: str) -> None:
+        """Keep hosts free from those who ask later in this round."""
+        self._reserved.update(hosts)
 
     def _free(self, host: str, room: Room) -> int:
         return room.cores - sum(min(one.cores, room.cores) for one in self.used(host).values())

@@ -9,6 +9,7 @@ which it says that it listens.
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -17,7 +18,9 @@ from ripresa import template
 from ripresa.families.benchmarks import extraction
 from ripresa.families.benchmarks.measurement import BenchmarkError, Measurement
 from ripresa.families.benchmarks.needs import missing
-from ripresa.families.benchmarks.shell import Output, Shell
+from ripresa.families.benchmarks.shell import LISTENING_S, Output, Shell
+
+_AGAIN_S = 0.2
 
 
 def measure(unit: Mapping[str, Any], scratch: str) -> Measurement:
@@ -39,16 +42,38 @@ def measure(unit: Mapping[str, Any], scratch: str) -> Measurement:
             known["threads"] = shell.threads
         server = definition.get("peer") if unit["peer"] is None else None
         with shell.serving(**server) if server else nullcontext():
-            outputs = {step["name"]: _said(shell, step) for step in steps}
+            # The server of the other host starts when this does, and may not listen yet.
+            waits = {steps[0]["name"]: LISTENING_S} if unit["peer"] is not None else {}
+            outputs = {step["name"]: _said(shell, step, waits.get(step["name"], 0.0)) for step in steps}
     metrics = extraction.metrics(definition["metrics"], outputs)
     return Measurement(metrics, {**known, **extraction.details(definition["details"], outputs)})
 
 
-def _said(shell: Shell, step: Mapping[str, str]) -> Output:
-    try:
-        return shell.run(step["run"])
-    except BenchmarkError as error:
-        raise BenchmarkError(f"{step['name']}: {error}") from error
+def serve(unit: Mapping[str, Any], scratch: str) -> None:
+    """Run the server of a unit between two hosts until this process is ended.
+
+    BenchmarkError, one line, for what is missing, or a server that does not listen or ends by itself.
+    """
+    definition = unit["definition"]
+    if reason := missing(definition["needs"]):
+        raise BenchmarkError(reason)
+    folder = tempfile.TemporaryDirectory(prefix="ripresa-", dir=scratch)
+    with folder, Shell(unit["parameters"], folder.name).serving(**definition["peer"]) as server:
+        print("listening", flush=True)
+        server.wait()
+    raise BenchmarkError("its server has ended")
+
+
+def _said(shell: Shell, step: Mapping[str, str], patience_s: float = 0.0) -> Output:
+    """What a step says. A failure within ``patience_s`` s is none: it is tried again."""
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            return shell.run(step["run"])
+        except BenchmarkError as error:
+            if time.monotonic() > until:
+                raise BenchmarkError(f"{step['name']}: {error}") from error
+            time.sleep(_AGAIN_S)
 
 
 def _first_line(said: Output) -> str:

@@ -75,7 +75,7 @@ class Shell:
         raise BenchmarkError(f"{how}: {_last_line(done.stderr) or _last_line(done.stdout) or 'no output'}")
 
     @contextmanager
-    def serving(self, server: str, ready: str) -> Iterator[None]:
+    def serving(self, server: str, ready: str) -> Iterator[subprocess.Popen[bytes]]:
         """Keep a server running meanwhile, from when a line of its output matches `ready`.
 
         BenchmarkError if it ends before, or none does in time.
@@ -101,7 +101,7 @@ class Shell:
                     if process.poll() is not None or time.monotonic() > deadline:
                         raise BenchmarkError(f"its server does not listen: {_last_line(text) or 'no output'}")
                     time.sleep(0.01)
-                yield
+                yield process
             finally:
                 process.terminate()
 

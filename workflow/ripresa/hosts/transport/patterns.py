@@ -17,13 +17,14 @@ class Host:
     """A host of the inventory: its groups by name, its ``ripresa_*`` variables, templated, and its Python.
 
     ``python`` is the interpreter that the inventory or Ansible's configuration names, None if Ansible is to
-    discover one.
+    discover one. ``address`` is what connections to it go to, by ``ansible_host`` or else by its name.
     """
 
     name: str
     groups: frozenset[str]
     variables: dict[str, Any]
     python: str | None
+    address: str = ""
 
 
 def host(description: Mapping[str, Any]) -> Host:
@@ -33,6 +34,7 @@ def host(description: Mapping[str, Any]) -> Host:
         frozenset(description.get("groups", ())),
         dict(description.get("variables", {})),
         description.get("python"),
+        description.get("address") or description["host"],
     )
 
 

@@ -51,6 +51,7 @@ class ActionModule(ActionBase):
                     if key.startswith("ripresa_")
                 },
                 "python": self._python(variables),
+                "address": str(self._templar.template(variables.get("ansible_host", name))),
             }
         except AnsibleError as error:
             return {**description, "problem": str(error)}
