@@ -52,7 +52,12 @@ def test_every_evaluation_says_what_it_measures() -> None:
     for path in [
         *ROOT.glob("evaluation/*.py"),
         *(path.parent for path in ROOT.glob("evaluation/*/__main__.py")),
-        *(path for path in ROOT.glob("evaluation/slurm/*.py") if "parse_args()" in path.read_text()),
+        *(
+            path
+            for folder in ("slurm", "hosts")
+            for path in ROOT.glob(f"evaluation/{folder}/*.py")
+            if "parse_args()" in path.read_text()
+        ),
     ]:
         done = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{path.name}: {done.stderr}"

@@ -19,7 +19,6 @@ ESSENTIAL = (
     "power-cycled",
     "sudo with a vaulted password",
     "disk full here for 5 s",
-    "leases torn, any host",
     "command changed",
 )
 

@@ -117,6 +117,8 @@ class Campaign:
         self.units = units
         self.codes: list[int | None] = []
         self.took: list[float] = []
+        self.leaked: set[str] = set()
+        """Files that were seen to hold a secret while the campaign ran."""
         self.mark = uuid.uuid4().hex
         self.temporary = directory / "tmp"
         self.temporary.mkdir(parents=True)

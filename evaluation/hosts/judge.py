@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from campaign import Campaign, Unit
+from campaign import EXCLUSIVE, Campaign, Unit
 from place import Hosts, overlaps
 
 LEFT_S = 5.0
@@ -91,6 +91,16 @@ def _executions(c: Campaign, expected: Expected) -> Iterator[str]:
     witnessed = c.hosts.witnessed()
     if two := overlaps(witnessed):
         yield f"{len(two)} times two executions at a time, e.g. {two[0]}"
+    executions = [one for several in witnessed.values() for one in several]
+    beside = [
+        (one, other)
+        for one in executions
+        for other in executions
+        if one.target.split("/")[1] in EXCLUSIVE and one.host == other.host and one.target != other.target
+        if one.began < other.ended and other.began < one.ended
+    ]
+    if beside:
+        yield f"{len(beside)} times another unit beside an exclusive one, e.g. {beside[0]}"
     followed = [one for several in witnessed.values() for one in several[:-1]]
     killed = [one for one in followed if not one.whole]
     repeated = [one for one in followed if one.whole]
@@ -108,8 +118,8 @@ def left(c: Campaign) -> Iterator[str]:
             yield from found
             break
         time.sleep(0.1)
-    if leaks := c.leaks():
-        yield f"secrets in {leaks[:3]}"
+    if leaks := c.leaked | set(c.leaks()):
+        yield f"secrets in {sorted(leaks)[:3]}"
 
 
 def _left_on_hosts(hosts: Hosts) -> Iterator[str]:

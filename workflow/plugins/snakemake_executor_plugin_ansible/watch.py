@@ -215,28 +215,39 @@ class Watch:
         self._note_lost()
         self._roster.prepare(name for one in self._queued for name in (one.pattern, one.peer_host) if name)
         # Whoever became ready later may be the more urgent; else in the order in which Snakemake chose.
-        queued, self._queued = sorted(self._queued, key=lambda one: -one.job.priority), []
-        now = time.monotonic()
+        self._queued.sort(key=lambda one: -one.job.priority)
+        # What earlier controllers sent has its place on a host before anything else goes there.
+        self._for_each(self._look_at)
+        self._for_each(self._try)
+
+    def _for_each(self, do: Callable[[Offer], bool]) -> None:
+        """Do it to each unit that waits; those that it does not bring on their way go on waiting."""
+        queued, self._queued = self._queued, []
         for number, one in enumerate(queued):
             if self._cancelled:
                 self._queued += queued[number:]
                 return
             try:
-                if one.not_before > now or not self._try(one):
+                if one.not_before > time.monotonic() or not do(one):
                     self._queued.append(one)
             except OSError:
                 self._queued += queued[number:]
                 raise
 
+    def _look_at(self, one: Offer) -> bool:
+        """Take up what is known of a unit; False if it is to be executed, or looked at again."""
+        if one.looked_at:
+            return False
+        settled = self._take(one)
+        if settled is not None:
+            return settled
+        # Held only while it runs: what waits for a host is not being executed.
+        one.task.release()
+        one.looked_at = True
+        return False
+
     def _try(self, one: Offer) -> bool:
         """Bring one unit on its way, or to its end; False if it has to wait."""
-        if not one.looked_at:
-            settled = self._take(one)
-            if settled is not None:
-                return settled
-            # Held only while it runs: what waits for a host is not being executed.
-            one.task.release()
-            one.looked_at = True
         if self._draining:
             self._send_back(one, "the run is to end")
             return True

@@ -177,7 +177,7 @@ class Link:
         if self.lost and time.monotonic() - self._tried < _AGAIN_MOST_S:
             # Each would wait for the host as long as a connection takes to fail.
             for parcel in batch:
-                self._give_back(parcel, self._why_lost(), final=True)
+                self._give_back(parcel, self._why_lost(begun=parcel.in_doubt), final=True)
             return
         ready: list[tuple[Parcel, list[File]]] = []
         for parcel in batch:
@@ -309,7 +309,7 @@ class Link:
                 self._give_up()
             with self._state:
                 if not self._closed:
-                    self._state.wait(pause)
+                    self._state.wait(min(pause, self._until_lost()))
             pause = min(2 * pause, _AGAIN_MOST_S)
 
     def _resend(self) -> None:
@@ -328,6 +328,12 @@ class Link:
             over = _is_over(parcel)
             self._give_back(parcel, self._why_lost(begun=not over), final=not over)
         self._notify.changed()
+
+    def _until_lost(self) -> float:
+        """Seconds until the host counts as lost, which is to be told without delay."""
+        down = self.down
+        left = self._lost_s - (time.monotonic() - down.since) if down else 0.0
+        return left + _AGAIN_S if left > 0 else _AGAIN_MOST_S
 
     def _give_back(self, parcel: Parcel, why: str, *, final: bool) -> None:
         """Settle what a lost host had or was to have; ``final``: it is not to be tried again."""
