@@ -1,5 +1,6 @@
 """One attempt on its way to a host: what is sent, and what the host's answers about it mean."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -65,7 +66,7 @@ class Parcel:
             "session": self.session,
             "digest": self.task.digest,
             "command": work.command,
-            "environment": dict(work.environment),
+            "environment": {**work.environment, **({} if staged else {"RIPRESA_PYTHON": sys.executable})},
             "directory": directory,
             "inputs": [{"path": f.path, "sha256": f.sha256, "mode": f.mode} for f in files],
             "folders": folders([*work.outputs, *work.logs]) if staged else [],

@@ -226,18 +226,25 @@ def _clear(folder: str) -> None:
 
 
 def _environment(unit: Unit, operation: dict[str, Any], here: Here) -> dict[str, str]:
-    """The variables of a command: the login's, the given ones over them, then those of this package."""
+    """The variables of a command: the login's, the given ones over them, then ours.
+
+    On a shared file system the controller's own Python and packages are there, and the bundle, which has less,
+    must not stand in for them.
+    """
     known = {name: value for name, value in here.environment.items() if not name.startswith("SSH_")}
     known.update(operation["environment"])
-    packages = [here.bundle, *filter(None, [known.get("PYTHONPATH")])]
+    python = f"{here.bundle}/bin/python"
+    if operation["directory"] is None:
+        known["PYTHONPATH"] = os.pathsep.join([here.bundle, *filter(None, [known.get("PYTHONPATH")])])
+    else:
+        python = known.get("RIPRESA_PYTHON", python)
     return {
         **known,
-        "PATH": f"{here.bundle}/bin{os.pathsep}{known.get('PATH', os.defpath)}",
-        "PYTHONPATH": os.pathsep.join(packages),
+        "PATH": f"{os.path.dirname(python)}{os.pathsep}{known.get('PATH', os.defpath)}",
         "TMPDIR": unit.tmp,
         "RIPRESA_TARGET": operation["target"],
         "RIPRESA_ATTEMPT": str(operation["attempt"]),
         "RIPRESA_PROGRESS": unit.progress,
-        "RIPRESA_PYTHON": f"{here.bundle}/bin/python",
+        "RIPRESA_PYTHON": python,
         "RIPRESA_SCRATCH": unit.scratch,
     }
