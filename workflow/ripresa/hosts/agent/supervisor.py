@@ -228,8 +228,8 @@ def _clear(folder: str) -> None:
 def _environment(unit: Unit, operation: dict[str, Any], here: Here) -> dict[str, str]:
     """The variables of a command: the login's, the given ones over them, then ours.
 
-    On a shared file system the controller's own Python and packages are there, and the bundle, which has less,
-    must not stand in for them.
+    On a shared file system the controller's own Python and packages are there, and the bundle, which has
+    less, must not stand in for them.
     """
     known = {name: value for name, value in here.environment.items() if not name.startswith("SSH_")}
     known.update(operation["environment"])
