@@ -86,6 +86,7 @@ if stack["simulated"]:
             stack["simulated"],
         log:
             simulated.log,
+        localrule: campaign.on_hosts
         params:
             settings=stacking_settings("simulate"),
         shell:
@@ -107,6 +108,7 @@ if MASTERS:
             masters.target,
         log:
             masters.log,
+        localrule: campaign.on_hosts
         params:
             settings=stacking_settings("calibration"),
         shell:
@@ -383,3 +385,22 @@ rule stacking_plots:
             "--stars {input.stars:q} --registrations {input.registrations:q} "
             "--reconstructions {input.reconstructions:q}"
         )
+
+
+# Frames are large, and the hosts of an inventory share nothing with this machine: it stacks them itself.
+if campaign.on_hosts:
+
+    localrules:
+        SCAN_INPUT,
+        stacking_reference,
+        REGISTRATION,
+        CHANNEL_SPLIT,
+        NORMALIZATION,
+        GLOBAL_METRICS,
+        TILE_GRID,
+        LOCAL_METRICS,
+        TILE_RECONSTRUCTION,
+        STATE_CLUSTERING,
+        SYNTHETIC_FRAMES,
+        STACKING,
+        stacking_plots,
