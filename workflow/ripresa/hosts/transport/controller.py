@@ -120,7 +120,10 @@ class Transport:
                 names = [host]
                 if relay and relay.ended:
                     names = [name for name, other in self._relays.items() if other is relay]
-                relay = self._start(",".join(names))
+                try:
+                    relay = self._start(",".join(names))
+                except OSError as error:
+                    raise Unreachable("network", f"cannot start Ansible: {error}", sent=False) from None
                 self._relays.update(dict.fromkeys(names, relay))
         channel = relay.channel(host, timeout_s)
         if channel and host not in self._problems(relay):

@@ -133,17 +133,21 @@ class Relay:
         self._changed = threading.Condition()
         self._warn = warn
         self._folder = Folder.make()
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(self._folder.socket)
-        self._listener.listen(1024)
-        # A session of its own: an interrupt from the terminal is the controller's business.
-        self._keeper = subprocess.Popen(
-            [sys.executable, "-c", KEEPER, self._folder.path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,  # nothing, unless it cannot even start
-            start_new_session=True,
-        )
+        try:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(self._folder.socket)
+            self._listener.listen(1024)
+            # A session of its own: an interrupt from the terminal is the controller's business.
+            self._keeper = subprocess.Popen(
+                [sys.executable, "-c", KEEPER, self._folder.path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,  # nothing, unless it cannot even start
+                start_new_session=True,
+            )
+        except OSError:
+            self._folder.remove()
+            raise
         told = {
             "inventory": list(inventory),
             "directory": os.path.abspath(directory),
