@@ -71,9 +71,10 @@ class Watch:
         self._session = os.environ.get("RIPRESA_SESSION", "none")
         self._snakemake = snakemake
         self._logger = logger
-        self._directory = tempfile.mkdtemp(prefix="ripresa-")
+        # What another thread still writes there at the end goes with the machine's temporary files.
+        self._directory = tempfile.TemporaryDirectory(prefix="ripresa-", ignore_cleanup_errors=True)
         """For what Ansible writes."""
-        self._transport = Transport([inventory] if inventory else [], self._directory, logger.warning)
+        self._transport = Transport([inventory] if inventory else [], self._directory.name, logger.warning)
         self._roster = Roster(self._transport)
         self._shipper = Shipper()
         self._links: dict[str, Link] = {}
@@ -115,23 +116,25 @@ class Watch:
             self._queued += self._offered
             self._offered = []
         now = time.monotonic()
-        if now - self._beaten > _BEAT_S:
-            self._beaten = now
-            for one in [*self._running.values(), *self._queued]:
-                one.task.beat()
         if now < self._paused_until:
             return
         try:
+            if now - self._beaten > _BEAT_S:
+                self._beaten = now
+                for one in [*self._running.values(), *self._queued]:
+                    one.task.beat()
             self._place()
         except OSError as error:
             # A full disk, most likely. What cannot be written down must not be done; what runs goes on.
-            self._logger.warning(f"cannot use the journal: {error}; trying again in {_LATER_S:.0f} s")
+            self._logger.warning(f"cannot send anything: {error}; trying again in {_LATER_S:.0f} s")
             self._paused_until = now + _LATER_S
 
     def drain(self) -> None:
-        """Begin with nothing more: what waits for a host is given back, as Snakemake waits for what runs."""
-        self._draining = True
-        self._bell.set()
+        """Begin with nothing more: what waits for a host is given back, as Snakemake waits for what runs.
+
+        May be called by a signal handler.
+        """
+        self._draining = True  # no more, as signal handlers must not take the lock of the bell
 
     def cancel(self) -> None:
         """End what this call runs, and wait until it has ended."""
@@ -139,7 +142,7 @@ class Watch:
         running = [*self._running.values()]
         with ThreadPoolExecutor(_AT_A_TIME) as threads:  # no host waits for one that does not answer
             for link in self._links.values():
-                threads.submit(link.cancel, [one.target for one in running if one.host == link.name])
+                threads.submit(link.cancel, [one.task for one in running if one.host == link.name])
         end = time.monotonic() + _CANCEL_S + float(os.environ.get("RIPRESA_GRACE_S", "10"))
         while self._running and time.monotonic() < end:
             self.wait(0.2)
@@ -155,14 +158,11 @@ class Watch:
         for link in self._links.values():
             link.close()
         self._transport.close()
-        try:
-            os.rmdir(self._directory)
-        except OSError:
-            return  # what another thread still writes there goes with the machine's temporary files
+        self._directory.cleanup()
 
     def _clean(self) -> None:
         """Tear down, also what earlier controllers left: unless units were left running there on purpose."""
-        busy = {one.host for one in self._running.values()}
+        busy = {host for one in self._running.values() for host in (one.host, one.peer_host)}
         links = []
         for host in visited.hosts(self._books()):
             link = self._links.get(host)
@@ -199,7 +199,7 @@ class Watch:
         if one.host is not None:
             self._fleet.remove(one.host, one.target)
             if one.peer is not None and one.peer_host in self._links:
-                self._threads.submit(self._links[one.peer_host].cancel, [one.peer.target])
+                self._threads.submit(self._links[one.peer_host].cancel, [one.peer])
         one.task.release()
         info = one.info or SubmittedJobInfo(one.job)
         if outcome == PUBLISHED:
@@ -228,7 +228,8 @@ class Watch:
                 self._queued += queued[number:]
                 return
             try:
-                if one.not_before > time.monotonic() or not do(one):
+                waits = one.not_before > time.monotonic() and not self._draining
+                if waits or not do(one):
                     self._queued.append(one)
             except OSError:
                 self._queued += queued[number:]
@@ -257,10 +258,9 @@ class Watch:
             return False
         try:
             rooms = self._rooms(one, one.pattern)
-            there = self._rooms(one, one.peer_host) if one.peer_host else {}
+            there = self._room_of_peer(one)
         except ValueError as error:
-            self._reject(one, str(error))
-            return True
+            return self._reject(one, str(error))
         if rooms is None or there is None:
             return False
         held_back = False
@@ -277,9 +277,8 @@ class Watch:
 
         host = self._fleet.choose(rooms, one.needs, is_let_through)
         if host is None:
-            if why := impossible(rooms, one.needs):
-                self._reject(one, why)
-                return True
+            if why := impossible(rooms, one.needs) or impossible(there, one.needs):
+                return self._reject(one, why)
             # The recovery scheduler waits for breakers, and holds nothing meanwhile.
             if held_back and os.environ.get("RIPRESA_SCHEDULER") == "recovery":
                 self._send_back(one, "a breaker is open")
@@ -320,6 +319,7 @@ class Watch:
     def _adopt(self, one: Offer, sent: Sent) -> bool:
         try:
             self._link(self._roster.host(sent.host))
+            self._meet_peer(one)
         except PatternError as error:
             gone = f"an attempt of it was sent to host {sent.host}: {error}"
             try:
@@ -336,17 +336,25 @@ class Watch:
         self._send(one, sent, adopted=True)
         return True
 
+    def _meet_peer(self, one: Offer) -> None:
+        """Have the link to the other host of a unit, which goes on without one that is not there any more."""
+        try:
+            if one.peer_host is not None:
+                self._link(self._roster.host(one.peer_host))
+        except PatternError:
+            one.peer = one.peer_host = None
+
     def _send(self, one: Offer, sent: Sent, *, adopted: bool = False) -> None:
-        link = self._link(self._roster.host(sent.host))
-        self._follow(one, sent.host)
-        work = one.make(sent)
+        link, work = self._link(self._roster.host(sent.host)), one.make(sent)
         if one.peer is not None and one.peer_host is not None:
-            peer = self._roster.host(one.peer_host)
+            peer = self._link(self._roster.host(one.peer_host))
             self._fleet.put(peer.name, one.peer.target, one.needs)
-            there = Parcel(one.peer, sent, work_there(work), self._session, adopted=adopted)
-            self._link(peer).start(there)
-            work = work_here(work, peer.address)
+            peer.start(Parcel(one.peer, sent, work_there(work), self._session, adopted=adopted))
+            work = work_here(work, peer.host.address)
+        self._follow(one, sent.host)
         link.start(Parcel(one.task, sent, work, self._session, adopted=adopted))
+        if self._cancelled:
+            link.cancel([one.task])  # who cancels may not have seen it among those that run
 
     def _follow(self, one: Offer, host: str) -> None:
         """From now on Snakemake takes the job for running."""
@@ -356,16 +364,29 @@ class Watch:
         one.info = SubmittedJobInfo(one.job, external_jobid=host)
         self._snakemake.report_job_submission(one.info)
 
-    def _reject(self, one: Offer, text: str) -> None:
-        """The inventory has no host for a unit."""
-        if self._take(one) is not None:
-            return
+    def _reject(self, one: Offer, text: str) -> bool:
+        """The inventory has no host for a unit; False if it has to wait even for that."""
+        settled = self._take(one)
+        if settled is not None:
+            return settled
         try:
             outcome = one.task.lose(one.task.begin("none", uuid.uuid4().hex), "configuration", text)
         except OSError:
             one.task.release()
             raise
         self._finish(one, outcome)
+        return True
+
+    def _room_of_peer(self, one: Offer) -> dict[str, Room] | None:
+        """As `_rooms`, of the other host of a unit that runs on two."""
+        if one.peer is None or one.peer_host is None:
+            return {}
+        peer = self._roster.host(one.peer_host).name
+        if {*self._roster.hosts(one.pattern)} == {peer}:
+            raise ValueError(f"the other host of a unit on {peer} cannot be {peer} itself")
+        if one.peer.target in self._fleet.used(peer):
+            return None  # that of an earlier attempt has not ended yet
+        return self._rooms(one, peer)
 
     def _rooms(self, one: Offer, pattern: str) -> dict[str, Room] | None:
         """What the hosts of a pattern have in all for a unit; None while that is not known yet.
@@ -412,9 +433,9 @@ class Watch:
             if not link.lost:
                 self._lost.discard(link.name)
             elif link.name not in self._lost and self._run is not None:
-                self._lost.add(link.name)
                 scope = f"host:{link.name}"
                 breaker.update(self._run, functools.partial(breaker.forget, scope=scope))
+                self._lost.add(link.name)
 
     def _lost_s(self) -> float:
         """As long as the policy waits for a network in all."""

@@ -44,6 +44,8 @@ class Roster:
 
     def host(self, name: str) -> Host:
         """One host by its name. Raises PatternError if the inventory does not have it."""
+        if name not in self._known and name not in self.hosts(name):
+            raise PatternError(f"{name!r} is no host of the inventory but several")
         return self._known[name] if name in self._known else self.hosts(name)[name]
 
     def _ask(self, pattern: str) -> dict[str, Host]:
