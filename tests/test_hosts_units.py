@@ -264,6 +264,17 @@ def test_what_may_have_begun_is_waited_for_and_what_has_not_is_lost(agent, link,
     assert other.task.lost == [("network", "connection refused", None)] and not one.task.lost
 
 
+@pytest.mark.parametrize(
+    ("value", "shared"),
+    [(True, True), ("yes", True), (1, True), (False, False), ("false", False), ("no", False), (None, False)],
+)
+def test_a_host_shares_the_file_system_if_ansible_takes_it_for_true(agent, settled, value, shared):
+    agent.host = Host("h", frozenset(), {"ripresa_shared": value}, None)
+    made = Link(agent, Shipper(), settled.notify(), lost_s=3600)
+    assert made.shared is shared
+    made.close()
+
+
 def test_a_host_is_down_for_what_was_said_last(agent, link):
     agent.down = GONE
     link.open()

@@ -59,7 +59,7 @@ class Link:
     def __init__(self, client: Client, shipper: Shipper, notify: Notify, *, lost_s: float) -> None:
         self.host = client.host
         self.name = client.host.name
-        self.shared = bool(client.host.variables.get("ripresa_shared", False))
+        self.shared = _is_true(client.host.variables.get("ripresa_shared"))
         self.facts: Mapping[str, Any] | None = None
         """What the host says of itself; None before it was reached."""
         self._standing = Standing(self.name, lost_s)
@@ -491,6 +491,11 @@ class Link:
     def _most(self) -> dict[str, float]:
         facts = self.facts or {}
         return {"mem_mb": float(facts["mem_mb"])} if facts.get("mem_mb") else {}
+
+
+def _is_true(value: Any) -> bool:
+    """What Ansible takes for true; inventories in the INI format have strings."""
+    return str(value).strip().lower() in ("true", "yes", "on", "y", "t", "1", "1.0")
 
 
 def _mistake(host: str, error: Exception) -> str:
