@@ -141,12 +141,12 @@ def watch(tmp_path, monkeypatch, told):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RIPRESA_RUN", raising=False)
     monkeypatch.setattr(module, "Transport", Inventory)
-    monkeypatch.setattr(module, "Link", Link)
+    monkeypatch.setattr("snakemake_executor_plugin_ansible.reach.Link", Link)
     monkeypatch.setattr(module, "offer", lambda job, workflow, in_snakemake: job)
     made = module.Watch(None, told, logging.getLogger("watch"))
     yield made
     made.close()
-    assert not os.path.exists(made._transport.directory)
+    assert not os.path.exists(made._directory.name)
 
 
 def turn(watch, *offers):
@@ -180,7 +180,7 @@ def test_another_host_that_there_cannot_be_is_told(watch, told, pattern, peer, e
 
 def test_another_host_that_can_never_have_room_is_told(watch, told, monkeypatch):
     turn(watch, offer(Task("first"), "h2"))
-    watch._links["h2"].facts = {"cpus": 4, "mem_mb": 10}
+    watch._reach.links["h2"].facts = {"cpus": 4, "mem_mb": 10}
     task = Task("a")
     turn(watch, offer(task, "h1", peer="h2", needs=Needs(mem_mb=100)))
     assert [kind for kind, _ in task.lost] == ["configuration"] and "h2 has 10 MB" in task.lost[0][1]
@@ -189,21 +189,23 @@ def test_another_host_that_can_never_have_room_is_told(watch, told, monkeypatch)
 def test_a_unit_waits_until_the_other_half_of_its_earlier_attempt_has_ended(watch, told):
     task = Task("a")
     turn(watch, first := offer(task, "h1", peer="h2"))
-    (unit,), (peer,) = watch._links["h1"].parcels, watch._links["h2"].parcels
-    unit_settled = watch._links["h1"].notify.settled
+    (unit,), (peer,) = watch._reach.links["h1"].parcels, watch._reach.links["h2"].parcels
+    unit_settled = watch._reach.links["h1"].notify.settled
     unit_settled(unit, FAILED)
     turn(watch, second := offer(task, "h1", peer="h2"))
     watch._threads.submit(int).result()
-    assert len(told.failed) == 1 and len(watch._links["h1"].parcels) == 1
-    assert watch._links["h2"].cancelled == [first.peer]
+    assert len(told.failed) == 1 and len(watch._reach.links["h1"].parcels) == 1
+    assert watch._reach.links["h2"].cancelled == [first.peer]
     unit_settled(peer, PUBLISHED)
     watch.turn()
-    assert len(watch._links["h1"].parcels) == 2 and watch._links["h2"].parcels[1].task is second.peer
+    assert (
+        len(watch._reach.links["h1"].parcels) == 2 and watch._reach.links["h2"].parcels[1].task is second.peer
+    )
 
 
 def test_a_unit_that_runs_goes_on_if_the_inventory_has_its_other_host_no_more(watch, told):
     turn(watch, offer(Task("a", [Sent("h1", "t", 1, "", "d")]), "h1", peer="gone"))
-    assert [parcel.sent.token for parcel in watch._links["h1"].parcels] == ["t"]
+    assert [parcel.sent.token for parcel in watch._reach.links["h1"].parcels] == ["t"]
     assert told.running == ["h1"]
 
 
@@ -217,10 +219,10 @@ def test_an_end_that_is_asked_for_waits_for_no_backoff(watch, told):
 
 def test_hosts_of_what_was_left_running_are_not_cleaned_up(watch, told, monkeypatch):
     turn(watch, offer(task := Task("a"), "h1", peer="h2"), offer(Task("b", [PUBLISHED]), "h3"))
-    watch._link(watch._roster.host("h3"))
+    watch._reach.link("h3")
     watch.close()
     assert task.let_go[-1] == "left"
-    assert [watch._links[name].cleaned for name in ("h1", "h2", "h3")] == [False, False, True]
+    assert [watch._reach.links[name].cleaned for name in ("h1", "h2", "h3")] == [False, False, True]
 
 
 def test_a_journal_that_cannot_be_written_ends_nothing(watch, told, monkeypatch):
@@ -240,4 +242,4 @@ def test_a_unit_that_begins_while_all_are_cancelled_is_cancelled_too(watch, told
     task = Task("a")
     task.begin = lambda host, token: watch.__dict__.update(_cancelled=True) or Sent(host, token, 1, "", "d")
     turn(watch, offer(task, "h1"))
-    assert watch._links["h1"].cancelled == [task]
+    assert watch._reach.links["h1"].cancelled == [task]
