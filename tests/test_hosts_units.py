@@ -286,6 +286,13 @@ def test_a_host_is_down_for_what_was_said_last(agent, link):
     assert (link.down.evidence, link.down.since) == ("host key has changed", since)
 
 
+def test_a_host_that_cannot_say_what_it_is_cannot_be_used(agent, link):
+    agent.table["hello"] = lambda op: {"error": "file_system", "evidence": "Input/output error: /data"}
+    link.open()
+    until(lambda: link.down)
+    assert link.down.failure_class == "file_system" and "Input/output error: /data" in link.down.evidence
+
+
 def test_units_of_a_lost_host_end_at_once_and_say_since_when(agent, link, settled):
     agent.down = REFUSED
     link.open()

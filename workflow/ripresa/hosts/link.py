@@ -465,16 +465,21 @@ class Link:
             self._fell(error)
             raise
         results = answer["done"]
-        self._reached(results[len(first) - 1] if self.facts is None else None)
+        facts = results[len(first) - 1] if self.facts is None else {}
+        if "error" in facts:
+            refused = Refused(facts["error"], f"host {self.name}: {facts['evidence']}", sent=True, whole=True)
+            self._fell(refused)
+            raise refused
+        self._reached(facts)
         return answer, results[len(first) :]
 
-    def _reached(self, facts: Mapping[str, Any] | None) -> None:
+    def _reached(self, facts: Mapping[str, Any]) -> None:
         back = self._standing.reached()
         if back:
             self._notify.say(f"host {self.name} answers again")
-        if facts is not None and "error" not in facts:
+        if facts:
             self.facts = facts
-        if back or facts is not None:
+        if back or facts:
             with self._state:
                 self._state.notify_all()
             self._notify.changed()
