@@ -10,7 +10,6 @@ from ripresa.hosts.transport.failures import classify
 from ripresa.hosts.transport.patterns import Host, PatternError
 from ripresa.hosts.transport.relay import Channel, Relay, Reply, Unreachable
 
-RESET_S = 10.0
 _MISMATCH = "match supplied host pattern"
 
 
@@ -68,17 +67,6 @@ class Transport:
         until = time.monotonic() + timeout_s
         channel = self._channel(host, timeout_s)
         return channel.call(command, data, max(until - time.monotonic(), 0.0))
-
-    def reset(self, host: str) -> None:
-        """Drop the connection to a host, with what runs over it, so that the next call makes a new one."""
-        with self._lock:
-            relay = self._relays.get(host)
-            if relay and host in relay.failed:
-                del self._relays[host]
-                return
-        channel = relay.channel(host, 0.0) if relay else None
-        if channel and channel.alive:
-            channel.reset(RESET_S)
 
     def close(self) -> None:
         """End Ansible and every connection. Calls that run raise Unreachable. May be called again."""

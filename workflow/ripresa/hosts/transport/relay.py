@@ -65,10 +65,6 @@ class Channel:
         failure = classify(header["said"], header["began"])
         raise Unreachable(failure.failure_class, failure.evidence, sent=failure.sent)
 
-    def reset(self, timeout_s: float) -> None:
-        """Have the connection dropped; raises Unreachable."""
-        self._ask({"do": "reset"}, b"", timeout_s)
-
     def _ask(self, header: dict[str, Any], data: bytes, timeout_s: float) -> tuple[dict[str, Any], bytes]:
         number, answer = next(self._numbers), Answer()
         frame = encode({**header, "call": number}, data)
