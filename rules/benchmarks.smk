@@ -228,12 +228,6 @@ rule benchmark_plot:
         guard('python workflow/scripts/benchmark_plot.py "$RIPRESA_RUN" {output} {input}')
 
 
-SUMMARY = guard(
-    'python workflow/scripts/benchmark_summary.py "$RIPRESA_RUN" {output} {input} {params}',
-    validate="csv:columns=host,workload,metric,n rows=0",
-)
-
-
 def measured_elsewhere(_):
     """The results of hosts that are out of reach. No inputs, as nothing in this call could make them again."""
     return measured_so_far(pair for pair, one in benchmark_series.items() if out_of_reach(one))

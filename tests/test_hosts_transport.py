@@ -272,13 +272,6 @@ def test_a_call_ends_in_its_time_and_so_does_its_client(warm, host):
     wait_until(lambda: not below("sleep 3141"), 3)
 
 
-def test_a_reset_brings_a_new_connection(warm):
-    of_connection = "cat /proc/$PPID/stat | cut -d' ' -f1"
-    first, again = (warm.call("one", of_connection, timeout_s=20).stdout for _ in range(2))
-    warm.reset("one")
-    assert first == again != warm.call("one", of_connection, timeout_s=20).stdout
-
-
 def test_hosts_are_described_by_ansible_without_a_connection(bench, tmp_path):
     folder = tmp_path / "inventory"
     (folder / "group_vars").mkdir(parents=True)

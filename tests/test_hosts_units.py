@@ -264,6 +264,17 @@ def test_what_may_have_begun_is_waited_for_and_what_has_not_is_lost(agent, link,
     assert other.task.lost == [("network", "connection refused", None)] and not one.task.lost
 
 
+@pytest.mark.parametrize(
+    ("value", "shared"),
+    [(True, True), ("yes", True), (1, True), (False, False), ("false", False), ("no", False), (None, False)],
+)
+def test_a_host_shares_the_file_system_if_ansible_takes_it_for_true(agent, settled, value, shared):
+    agent.host = Host("h", frozenset(), {"ripresa_shared": value}, None)
+    made = Link(agent, Shipper(), settled.notify(), lost_s=3600)
+    assert made.shared is shared
+    made.close()
+
+
 def test_a_host_is_down_for_what_was_said_last(agent, link):
     agent.down = GONE
     link.open()
@@ -275,11 +286,18 @@ def test_a_host_is_down_for_what_was_said_last(agent, link):
     assert (link.down.evidence, link.down.since) == ("host key has changed", since)
 
 
+def test_a_host_that_cannot_say_what_it_is_cannot_be_used(agent, link):
+    agent.table["hello"] = lambda op: {"error": "file_system", "evidence": "Input/output error: /data"}
+    link.open()
+    until(lambda: link.down)
+    assert link.down.failure_class == "file_system" and "Input/output error: /data" in link.down.evidence
+
+
 def test_units_of_a_lost_host_end_at_once_and_say_since_when(agent, link, settled):
     agent.down = REFUSED
     link.open()
     until(lambda: link.down)
-    link._lost_s = 0.0
+    link._standing.lost_s = 0.0
     asked = len(agent.asked)
     units = [parcel(f"u{n}") for n in range(20)]
     for one in units:
@@ -326,11 +344,69 @@ def test_what_a_lost_host_had_is_given_up_for_what_is_wrong_there(
     one = parcel()
     link.start(one)
     until(lambda: link._followed)
-    link._lost_s = 0.0
+    link._standing.lost_s = 0.0
     agent.down = error
     until(lambda: settled.outcomes)
     assert one.task.lost[0][0] == failure_class and evidence in one.task.lost[0][2]
     assert "whether the command still runs there is not known" in one.task.lost[0][1]
+
+
+def test_a_live_attempt_that_the_journal_has_lost_is_not_taken_for_gone(agent, link, settled):
+    agent.table["start"] = lambda op: {"state": "held", "token": "other", "digest": "new"}
+    agent.states = lambda key, token: {"state": "running" if token == "other" else "unknown"}
+    one = parcel()
+    link.start(one)
+    until(lambda: link._followed)
+    time.sleep(0.1)
+    assert not settled.outcomes and not one.task.lost
+
+
+def test_what_may_run_already_is_found_before_it_is_cancelled(agent, link, settled):
+    """Given up unseen it would go on there, while the next controller begins with it elsewhere."""
+    agent.down = GONE
+    agent.table["start"] = lambda op: {"state": "held", "token": "mine", "digest": "new"}
+    one, other = parcel("one", adopted=True), parcel("other")
+    with link._state:
+        link._queue += [one, other]
+    link.cancel([one.task, other.task])
+    assert other.task.lost and not one.task.lost
+    agent.down = None
+    link.open()
+    until(lambda: "cancel" in agent.asked)
+    assert "start" in agent.asked
+
+
+def test_a_cancellation_is_of_one_attempt_not_of_those_that_follow(agent, link):
+    agent.table["start"] = lambda op: {"state": "started"}
+    link.cancel([parcel().task])
+    link.start(parcel())
+    until(lambda: link._followed)
+    time.sleep(0.05)
+    assert "cancel" not in agent.asked
+
+
+def test_a_mistake_of_ours_costs_the_units_that_met_it_and_no_others(agent, link, settled):
+    agent.table["start"] = lambda op: {"state": "started"} if op["target"] == "good" else {"odd": 1}
+    good, bad = parcel("good"), parcel("bad")
+    link.start(bad)
+    until(lambda: settled.outcomes)
+    why = "host h: internal error: KeyError: 'error'"
+    assert bad.task.lost == [("unknown", why, why)]
+    link.start(good)
+    until(lambda: good.key in link._followed)
+
+
+def test_a_mistake_of_ours_does_not_end_the_watch(agent, link, settled, monkeypatch):
+    monkeypatch.setattr("ripresa.hosts.link._AGAIN_S", 0.05)
+    agent.table["start"] = lambda op: {"state": "started"}
+    states = iter([{}, {}])
+    agent.states = lambda key, token: next(states, {"state": "ended", "result": ENDED | {"outputs_size": 0}})
+    with link._state:
+        link._followed["k" * 24] = one = parcel()
+        one.key = "k" * 24
+        link._state.notify_all()
+    until(lambda: settled.outcomes)
+    assert settled.outcomes == {"unit": PUBLISHED} and "internal error: KeyError" in settled.said[0]
 
 
 ENDED = {"exit_code": 0, "log_size": 0, "outputs_size": 200_000}
@@ -361,7 +437,8 @@ def test_results_that_can_never_be_had_cost_one_attempt(agent, link, settled, er
 
 @pytest.mark.parametrize("error", [FULL, GONE, Refused("environment", "no Python", whole=True)])
 def test_results_that_cannot_be_had_now_are_waited_for(agent, link, settled, monkeypatch, error):
-    monkeypatch.setattr("ripresa.hosts.link._LOCAL_S", 0.05)
+    for name in ("_LOCAL_S", "_AGAIN_S"):
+        monkeypatch.setattr(f"ripresa.hosts.link.{name}", 0.05)
     times = iter([error, error, None])
 
     def fetch(key, token, what, path):

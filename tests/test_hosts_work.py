@@ -104,6 +104,30 @@ def test_a_host_that_nobody_asked_for_is_not_among_those_known_by_chance():
     assert inventory.asked == ["db,h1", "all"]
 
 
+def test_a_group_is_whole_although_some_of_its_hosts_were_known_before():
+    inventory = Inventory()
+    roster = Roster(inventory)
+    roster.prepare(["h1", "web", "nowhere"])
+    assert list(roster.hosts("h1")) == ["h1"]
+    assert list(roster.hosts("web")) == ["h1", "h2"]
+    roster = Roster(inventory)
+    roster.hosts("h1")
+    roster.prepare(["web"])
+    assert list(roster.hosts("web")) == ["h1", "h2"]
+
+
+def test_what_one_pattern_excludes_others_still_have():
+    inventory = Inventory()
+    roster = Roster(inventory)
+    roster.prepare(["h1", "web", "all:!h2"])
+    assert inventory.asked == ["h1,web"]
+
+
+def test_a_group_is_no_host():
+    with pytest.raises(PatternError, match="'web' is no host of the inventory but several"):
+        Roster(Inventory()).host("web")
+
+
 def test_a_wrong_pattern_does_not_hinder_the_others_and_is_asked_for_once():
     inventory = Inventory()
     roster = Roster(inventory)

@@ -46,7 +46,11 @@ class Plain:
                 sent = Sent(**known)
             except TypeError:
                 return None
-            lease.write(self._owner(sent))
+            try:
+                lease.write(self._owner(sent))
+            except OSError:
+                self.leave()
+                raise
             return sent
         return None
 

@@ -4,7 +4,6 @@ All decisions are made by the one thread that Snakemake starts for watching; the
 it when something happened there.
 """
 
-import functools
 import logging
 import os
 import tempfile
@@ -18,35 +17,24 @@ from typing import Any, Protocol
 
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
-from ripresa.hosts import visited
-from ripresa.hosts.client import Client
 from ripresa.hosts.fleet import Fleet, Room, impossible
 from ripresa.hosts.link import Link, Notify
 from ripresa.hosts.parcel import Parcel
-from ripresa.hosts.roster import Roster
-from ripresa.hosts.transport import Host, PatternError, Transport
-from ripresa.hosts.work import Shipper, name_of
+from ripresa.hosts.transport import PatternError, Transport
 from ripresa.journal.paths import Run
-from ripresa.recovery import breaker, policy
 from ripresa.recovery.dispatch import HELD, PUBLISHED, Sent
 from snakemake_executor_plugin_ansible.jobs import Offer, offer
 from snakemake_executor_plugin_ansible.peer import Peer, work_here, work_there
-from snakemake_executor_plugin_ansible.plain import BOOKS
+from snakemake_executor_plugin_ansible.reach import Reach, at_once
 
 _BEAT_S = 5.0
 _LATER_S = 10.0
 """How long anything is put off while the journal cannot be written."""
 _HELD_S = 1.0
-_REOPEN_S = 30.0
-"""How often a host that cannot be used is asked again on behalf of units that may go to several."""
-_AT_A_TIME = 32
-"""Hosts that are told to end, or cleaned up, at a time."""
+_ENDING = 32
+"""Other halves of units that are ended at a time."""
 _CANCEL_S = 10.0
 """How long cancelled units may take beyond their grace."""
-_LOST_S = 3900.0
-"""Without a policy a host that does not answer is waited for as long as the default policy waits for a
-network.
-"""
 
 
 class Snakemake(Protocol):
@@ -71,23 +59,21 @@ class Watch:
         self._session = os.environ.get("RIPRESA_SESSION", "none")
         self._snakemake = snakemake
         self._logger = logger
-        self._directory = tempfile.mkdtemp(prefix="ripresa-")
+        # What another thread still writes there at the end goes with the machine's temporary files.
+        self._directory = tempfile.TemporaryDirectory(prefix="ripresa-", ignore_cleanup_errors=True)
         """For what Ansible writes."""
-        self._transport = Transport([inventory] if inventory else [], self._directory, logger.warning)
-        self._roster = Roster(self._transport)
-        self._shipper = Shipper()
-        self._links: dict[str, Link] = {}
-        self._opened: dict[str, float] = {}
+        transport = Transport([inventory] if inventory else [], self._directory.name, logger.warning)
+        self._bell = threading.Event()
+        notify = Notify(self._settle, self._bell.set, logger.warning)
+        self._reach = Reach(transport, self._run, notify, logger)
         self._fleet = Fleet()
         self._lock = threading.Lock()
         self._offered: list[Offer] = []
         self._queued: list[Offer] = []
         self._running: dict[str, Offer] = {}
         self._settled: SimpleQueue[tuple[Parcel, str]] = SimpleQueue()
-        self._bell = threading.Event()
-        self._threads = ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="ends")
+        self._threads = ThreadPoolExecutor(_ENDING, thread_name_prefix="ends")
         self._beaten = time.monotonic()
-        self._lost: set[str] = set()
         self._paused_until = 0.0
         self._cancelled = False
         self._draining = False
@@ -115,31 +101,35 @@ class Watch:
             self._queued += self._offered
             self._offered = []
         now = time.monotonic()
-        if now - self._beaten > _BEAT_S:
-            self._beaten = now
-            for one in [*self._running.values(), *self._queued]:
-                one.task.beat()
         if now < self._paused_until:
             return
         try:
+            if now - self._beaten > _BEAT_S:
+                self._beaten = now
+                for one in [*self._running.values(), *self._queued]:
+                    one.task.beat()
             self._place()
         except OSError as error:
             # A full disk, most likely. What cannot be written down must not be done; what runs goes on.
-            self._logger.warning(f"cannot use the journal: {error}; trying again in {_LATER_S:.0f} s")
+            self._logger.warning(f"cannot send anything: {error}; trying again in {_LATER_S:.0f} s")
             self._paused_until = now + _LATER_S
 
     def drain(self) -> None:
-        """Begin with nothing more: what waits for a host is given back, as Snakemake waits for what runs."""
-        self._draining = True
-        self._bell.set()
+        """Begin with nothing more: what waits for a host is given back, as Snakemake waits for what runs.
+
+        May be called by a signal handler.
+        """
+        self._draining = True  # no more, as signal handlers must not take the lock of the bell
 
     def cancel(self) -> None:
         """End what this call runs, and wait until it has ended."""
         self._cancelled = True
         running = [*self._running.values()]
-        with ThreadPoolExecutor(_AT_A_TIME) as threads:  # no host waits for one that does not answer
-            for link in self._links.values():
-                threads.submit(link.cancel, [one.target for one in running if one.host == link.name])
+
+        def end_all(link: Link) -> None:
+            link.cancel([one.task for one in running if one.host == link.name])
+
+        at_once(end_all, [*self._reach.links.values()])
         end = time.monotonic() + _CANCEL_S + float(os.environ.get("RIPRESA_GRACE_S", "10"))
         while self._running and time.monotonic() < end:
             self.wait(0.2)
@@ -151,36 +141,10 @@ class Watch:
         self._threads.shutdown(wait=True)
         for one in [*self._running.values()]:
             one.task.leave()
-        self._clean()
-        for link in self._links.values():
-            link.close()
-        self._transport.close()
-        try:
-            os.rmdir(self._directory)
-        except OSError:
-            return  # what another thread still writes there goes with the machine's temporary files
-
-    def _clean(self) -> None:
-        """Tear down, also what earlier controllers left: unless units were left running there on purpose."""
-        busy = {one.host for one in self._running.values()}
-        links = []
-        for host in visited.hosts(self._books()):
-            link = self._links.get(host)
-            if host in busy or (link is not None and link.lost):
-                continue
-            try:
-                links.append(link or self._link(self._roster.host(host)))
-            except PatternError:
-                continue  # it is in the inventory no more
-        with ThreadPoolExecutor(_AT_A_TIME) as threads:
-            problems = list(threads.map(Link.clean, links))
-        for link, problem in zip(links, problems, strict=True):
-            if problem is None:
-                visited.leave(self._books(), link.name)
-            else:
-                self._logger.warning(
-                    f"host {link.name} is not cleaned up: {problem}; the next call tries again"
-                )
+        # Not where units were left running on purpose.
+        self._reach.clean({host for one in self._running.values() for host in (one.host, one.peer_host)})
+        self._reach.close()
+        self._directory.cleanup()
 
     def _hear(self) -> None:
         """Tell Snakemake what became of the units that settled."""
@@ -198,8 +162,8 @@ class Watch:
     def _finish(self, one: Offer, outcome: str) -> None:
         if one.host is not None:
             self._fleet.remove(one.host, one.target)
-            if one.peer is not None and one.peer_host in self._links:
-                self._threads.submit(self._links[one.peer_host].cancel, [one.peer.target])
+            if one.peer is not None and one.peer_host is not None:
+                self._threads.submit(self._reach.link(one.peer_host).cancel, [one.peer])
         one.task.release()
         info = one.info or SubmittedJobInfo(one.job)
         if outcome == PUBLISHED:
@@ -212,8 +176,10 @@ class Watch:
 
     def _place(self) -> None:
         self._fleet.new_round()
-        self._note_lost()
-        self._roster.prepare(name for one in self._queued for name in (one.pattern, one.peer_host) if name)
+        self._reach.note_lost()
+        self._reach.roster.prepare(
+            name for one in self._queued for name in (one.pattern, one.peer_host) if name
+        )
         # Whoever became ready later may be the more urgent; else in the order in which Snakemake chose.
         self._queued.sort(key=lambda one: -one.job.priority)
         # What earlier controllers sent has its place on a host before anything else goes there.
@@ -228,7 +194,8 @@ class Watch:
                 self._queued += queued[number:]
                 return
             try:
-                if one.not_before > time.monotonic() or not do(one):
+                waits = one.not_before > time.monotonic() and not self._draining
+                if waits or not do(one):
                     self._queued.append(one)
             except OSError:
                 self._queued += queued[number:]
@@ -256,11 +223,10 @@ class Watch:
             one.not_before = time.monotonic() + wait_s
             return False
         try:
-            rooms = self._rooms(one, one.pattern)
-            there = self._rooms(one, one.peer_host) if one.peer_host else {}
+            rooms = self._reach.rooms(one.pattern, one.needs, one.job.name)
+            there = self._room_of_peer(one)
         except ValueError as error:
-            self._reject(one, str(error))
-            return True
+            return self._reject(one, str(error))
         if rooms is None or there is None:
             return False
         held_back = False
@@ -277,9 +243,8 @@ class Watch:
 
         host = self._fleet.choose(rooms, one.needs, is_let_through)
         if host is None:
-            if why := impossible(rooms, one.needs):
-                self._reject(one, why)
-                return True
+            if why := impossible(rooms, one.needs) or impossible(there, one.needs):
+                return self._reject(one, why)
             # The recovery scheduler waits for breakers, and holds nothing meanwhile.
             if held_back and os.environ.get("RIPRESA_SCHEDULER") == "recovery":
                 self._send_back(one, "a breaker is open")
@@ -319,7 +284,8 @@ class Watch:
 
     def _adopt(self, one: Offer, sent: Sent) -> bool:
         try:
-            self._link(self._roster.host(sent.host))
+            self._reach.link(sent.host)
+            self._meet_peer(one)
         except PatternError as error:
             gone = f"an attempt of it was sent to host {sent.host}: {error}"
             try:
@@ -336,17 +302,25 @@ class Watch:
         self._send(one, sent, adopted=True)
         return True
 
+    def _meet_peer(self, one: Offer) -> None:
+        """Have the link to the other host of a unit, which goes on without one that is not there any more."""
+        try:
+            if one.peer_host is not None:
+                self._reach.link(one.peer_host)
+        except PatternError:
+            one.peer = one.peer_host = None
+
     def _send(self, one: Offer, sent: Sent, *, adopted: bool = False) -> None:
-        link = self._link(self._roster.host(sent.host))
-        self._follow(one, sent.host)
-        work = one.make(sent)
+        link, work = self._reach.link(sent.host), one.make(sent)
         if one.peer is not None and one.peer_host is not None:
-            peer = self._roster.host(one.peer_host)
+            peer = self._reach.link(one.peer_host)
             self._fleet.put(peer.name, one.peer.target, one.needs)
-            there = Parcel(one.peer, sent, work_there(work), self._session, adopted=adopted)
-            self._link(peer).start(there)
-            work = work_here(work, peer.address)
+            peer.start(Parcel(one.peer, sent, work_there(work), self._session, adopted=adopted))
+            work = work_here(work, peer.host.address)
+        self._follow(one, sent.host)
         link.start(Parcel(one.task, sent, work, self._session, adopted=adopted))
+        if self._cancelled:
+            link.cancel([one.task])  # who cancels may not have seen it among those that run
 
     def _follow(self, one: Offer, host: str) -> None:
         """From now on Snakemake takes the job for running."""
@@ -356,73 +330,30 @@ class Watch:
         one.info = SubmittedJobInfo(one.job, external_jobid=host)
         self._snakemake.report_job_submission(one.info)
 
-    def _reject(self, one: Offer, text: str) -> None:
-        """The inventory has no host for a unit."""
-        if self._take(one) is not None:
-            return
+    def _reject(self, one: Offer, text: str) -> bool:
+        """The inventory has no host for a unit; False if it has to wait even for that."""
+        settled = self._take(one)
+        if settled is not None:
+            return settled
         try:
             outcome = one.task.lose(one.task.begin("none", uuid.uuid4().hex), "configuration", text)
         except OSError:
             one.task.release()
             raise
         self._finish(one, outcome)
+        return True
 
-    def _rooms(self, one: Offer, pattern: str) -> dict[str, Room] | None:
-        """What the hosts of a pattern have in all for a unit; None while that is not known yet.
-
-        Raises ValueError, PatternError too, in one line if there is none.
-        """
-        links = [self._link(host) for host in self._roster.hosts(pattern).values()]
-        if one.needs.shared and not (links := [link for link in links if link.shared]):
-            raise ValueError(
-                f"rule {one.job.name} needs Snakemake around it (script, run, wrapper, ...), and none of the "
-                f"hosts {pattern} shares the file system (ripresa_shared); make it a shell rule"
-            )
-        usable = [link for link in links if link.down is None]
-        unknown = [link for link in usable if link.facts is None]
-        for link in [*unknown, *(link for link in links if link.down is not None)]:
-            if time.monotonic() - self._opened.get(link.name, float("-inf")) > _REOPEN_S:
-                self._opened[link.name] = time.monotonic()
-                link.open()
-        known = [link for link in usable if link.facts is not None]
-        if known or unknown:
-            return {link.name: Room.of(link.facts or {}, link.host.variables) for link in known} or None
-        # All are down. The attempt says so, and the policy when to try again.
-        return {link.name: Room(1 << 20, float("inf")) for link in links}
-
-    def _link(self, host: Host) -> Link:
-        """The link to a host."""
-        link = self._links.get(host.name)
-        if link is None:
-            # Also what only asks the host what it is leaves something there.
-            visited.visit(self._books(), host.name)
-            client = Client(self._transport, host, name_of(self._books()))
-            notify = Notify(self._settle, self._bell.set, self._logger.warning)
-            link = Link(client, self._shipper, notify, lost_s=self._lost_s())
-            self._links[host.name] = link
-        return link
+    def _room_of_peer(self, one: Offer) -> dict[str, Room] | None:
+        """As `Reach.rooms`, of the other host of a unit that runs on two."""
+        if one.peer is None or one.peer_host is None:
+            return {}
+        peer = self._reach.roster.host(one.peer_host).name
+        if {*self._reach.roster.hosts(one.pattern)} == {peer}:
+            raise ValueError(f"the other host of a unit on {peer} cannot be {peer} itself")
+        if one.peer.target in self._fleet.used(peer):
+            return None  # that of an earlier attempt has not ended yet
+        return self._reach.rooms(peer, one.needs, one.job.name)
 
     def _settle(self, parcel: Parcel, outcome: str) -> None:
         self._settled.put((parcel, outcome))
         self._bell.set()
-
-    def _note_lost(self) -> None:
-        """Let the units of a host that is lost come at once to be told so: nothing is to be waited for."""
-        for link in self._links.values():
-            if not link.lost:
-                self._lost.discard(link.name)
-            elif link.name not in self._lost and self._run is not None:
-                self._lost.add(link.name)
-                scope = f"host:{link.name}"
-                breaker.update(self._run, functools.partial(breaker.forget, scope=scope))
-
-    def _lost_s(self) -> float:
-        """As long as the policy waits for a network in all."""
-        if self._run is None:
-            return _LOST_S
-        rules = policy.load(self._run)
-        delays = rules["classes"].get("network", {}).get("delays_min") or []
-        return sum(60.0 * delay for delay in delays) * float(rules.get("time_scale", 1.0))
-
-    def _books(self) -> Run:
-        return self._run or Run(BOOKS)

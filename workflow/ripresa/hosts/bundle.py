@@ -97,7 +97,7 @@ def shell_path(path: str) -> str:
     if home is not None:
         return home[1] + (f"/{shlex.quote(home[2])}" if home[2] else "")
     if not path.startswith("/"):
-        raise ValueError(f"the folder on the hosts must begin with / or ~: {path}")
+        raise ValueError(f"ripresa_dir must begin with / or ~: {path}")
     return shlex.quote(path)
 
 

@@ -130,7 +130,10 @@ class Client:
         }
         data = json.dumps(request).encode() + b"\n" + payload
         timeout_s = wait_s + _CALL_S + len(data) / _BYTES_S
-        command = bundle.call_command(self._root, _bundle()[1])
+        try:
+            command = bundle.call_command(self._root, _bundle()[1])
+        except ValueError as error:
+            raise Refused("configuration", f"host {self.host.name}: {error}", whole=True) from None
         reply = self._transport.call(self.host.name, command, data, timeout_s=timeout_s)
         if reply.exit_code == bundle.MISSING:
             self._install()

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -17,7 +18,8 @@ from typing import Any, NamedTuple
 from ripresa.hosts import parcel as answers
 from ripresa.hosts.client import Answer, Client, Refused
 from ripresa.hosts.harvest import NotNow, Spoilt, harvest
-from ripresa.hosts.parcel import CHANGED, Parcel
+from ripresa.hosts.parcel import CHANGED, Parcel, Task
+from ripresa.hosts.standing import Down, Standing
 from ripresa.hosts.transport import Unreachable
 from ripresa.hosts.work import File, Shipper, Unshippable
 from ripresa.journal import clock
@@ -41,16 +43,6 @@ _LOCAL_S = 10.0
 """How long results wait while they cannot be written here."""
 
 
-class Down(NamedTuple):
-    """Why a host cannot be used."""
-
-    failure_class: str
-    evidence: str
-    since: float
-    """By `time.monotonic`."""
-    at: str
-
-
 class Notify(NamedTuple):
     """Whom a link tells what; called from its threads."""
 
@@ -67,14 +59,13 @@ class Link:
     def __init__(self, client: Client, shipper: Shipper, notify: Notify, *, lost_s: float) -> None:
         self.host = client.host
         self.name = client.host.name
-        self.shared = bool(client.host.variables.get("ripresa_shared", False))
+        self.shared = _is_true(client.host.variables.get("ripresa_shared"))
         self.facts: Mapping[str, Any] | None = None
         """What the host says of itself; None before it was reached."""
-        self.down: Down | None = None
+        self._standing = Standing(self.name, lost_s)
         self._client = client
         self._shipper = shipper
         self._notify = notify
-        self._lost_s = lost_s
         self._lanes = ThreadPoolExecutor(_LANES, thread_name_prefix=f"to {self.name}")
         self._busy = 0
         self._state = threading.Condition()
@@ -86,17 +77,19 @@ class Link:
         self._door: str | None = None
         """That of the call that follows, while there is one; it knows of these units."""
         self._known: frozenset[str] = frozenset()
-        self._unwanted: set[str] = set()
-        self._tried = 0.0
-        """When the last call failed, by `time.monotonic`."""
+        self._unwanted: weakref.WeakSet[Task] = weakref.WeakSet()
         self._closed = False
         threading.Thread(target=self._watch, name=f"on {self.name}", daemon=True).start()
 
     @property
+    def down(self) -> Down | None:
+        """Why the host cannot be used."""
+        return self._standing.down
+
+    @property
     def lost(self) -> bool:
         """Whether the host has been unreachable for so long that nothing waits for it any more."""
-        down = self.down
-        return down is not None and time.monotonic() - down.since > self._lost_s
+        return self._standing.lost() is not None
 
     def open(self) -> None:
         """Ask the host what it is, in the background."""
@@ -108,14 +101,15 @@ class Link:
             self._queue.append(parcel)
         self._employ()
 
-    def cancel(self, targets: Iterable[str]) -> None:
+    def cancel(self, tasks: Iterable[Task]) -> None:
         """Have attempts ended: they settle as cancelled."""
-        wanted = set(targets)
+        wanted = set(tasks)
         with self._state:
-            self._unwanted |= wanted  # also those that a call is starting right now
-            waiting = [one for one in self._queue if one.task.target in wanted]
-            self._queue = [one for one in self._queue if one.task.target not in wanted]
-            running = [one for one in self._followed.values() if one.task.target in wanted]
+            self._unwanted.update(wanted)  # also those that a call is starting right now
+            # What may run there already has to be found there before it can be ended.
+            waiting = {one for one in self._queue if one.task in wanted and not one.in_doubt}
+            self._queue = [one for one in self._queue if one not in waiting]
+            running = [one for one in self._followed.values() if one.task in wanted]
         for parcel in waiting:
             self._lose(parcel, "cancelled", "told to end before it began", patient=False)
         if running:
@@ -153,7 +147,7 @@ class Link:
                 work()
             self._launch_all()
         except Exception as error:  # a mistake of ours must be seen, and must not stop the other lanes
-            self._notify.say(f"host {self.name}: internal error: {type(error).__name__}: {error}")
+            self._notify.say(_mistake(self.name, error))
             with self._state:
                 self._busy -= 1
             raise
@@ -171,13 +165,24 @@ class Link:
                 if not batch or self._closed:
                     self._busy -= 1
                     return
-            self._launch(batch)
+            try:
+                self._launch(batch)
+            except Exception as error:
+                why = _mistake(self.name, error)
+                with self._state:
+                    kept = {*self._queue, *self._followed.values(), *self._doubtful}
+                for parcel in batch:
+                    if not parcel.settled and parcel not in kept:
+                        # It may run there, so it must not be begun elsewhere.
+                        self._lose(parcel, "unknown", why, give_up=why)
+                raise
 
     def _launch(self, batch: list[Parcel]) -> None:
-        if self.lost and time.monotonic() - self._tried < _AGAIN_MOST_S:
+        gone = self._standing.lost()
+        if gone and self._standing.since_tried_s() < _AGAIN_MOST_S:
             # Each would wait for the host as long as a connection takes to fail.
             for parcel in batch:
-                self._give_back(parcel, self._why_lost(begun=parcel.in_doubt), final=True)
+                self._give_back(parcel, gone, begun=parcel.in_doubt, final=True)
             return
         ready: list[tuple[Parcel, list[File]]] = []
         for parcel in batch:
@@ -223,7 +228,7 @@ class Link:
                 parcel.in_doubt = False
                 if step == answers.FOLLOW:
                     self._followed[parcel.key] = parcel
-        self._take(answer)
+        self._take(answer, follow)
         for (parcel, step), result in zip(steps, results, strict=True):
             if step == answers.FAILED:
                 self._lose(parcel, result["error"], f"host {self.name}: {result['evidence']}")
@@ -231,8 +236,8 @@ class Link:
                 self._lose(parcel, *CHANGED)
             elif step != answers.FOLLOW:
                 self._start_again(parcel, step, result)
-            elif parcel.task.target in self._unwanted:
-                self.cancel([parcel.task.target])
+            elif parcel.task in self._unwanted:
+                self.cancel([parcel.task])
         self._ring()
 
     def _start_again(self, parcel: Parcel, step: str, result: Mapping[str, Any]) -> None:
@@ -259,8 +264,8 @@ class Link:
                 with self._state:
                     self._doubtful.append(parcel)
                     self._state.notify_all()
-            elif self.lost:
-                self._give_back(parcel, self._why_lost(), final=True)
+            elif gone := self._standing.lost():
+                self._give_back(parcel, gone, begun=False, final=True)
             else:
                 self._lose(parcel, error.failure_class, error.evidence)
 
@@ -283,34 +288,46 @@ class Link:
 
     def _watch(self) -> None:
         pause = _AGAIN_S
-        while True:
-            with self._state:
-                while not (self._closed or self._followed or self._doubtful or self._forgets):
-                    self._state.wait()
-                if self._closed:
-                    return
-                if not self._followed and not self._doubtful and self.down is None:
-                    self._state.wait(_FORGET_S)
-                follow = {key: parcel.sent.token for key, parcel in self._followed.items()}
-                self._door, self._known = uuid.uuid4().hex[:24], frozenset(follow)
+        while self._has_to_call():
             try:
-                answer, _ = self._call([], follow, wait_s=_WATCH_S, door=self._door)
-            except (Unreachable, Refused):
-                answer = None
-            finally:
-                with self._state:
-                    self._door = None
-            if answer is not None:
-                pause = _AGAIN_S
-                self._resend()
-                self._take(answer)
-                continue
-            if self.lost:
-                self._give_up()
+                if self._follow():
+                    pause = _AGAIN_S
+                    continue
+            except Exception as error:  # a mistake of ours must be seen; what runs there goes on
+                self._notify.say(_mistake(self.name, error))
+            if gone := self._standing.lost():
+                self._give_up(gone)
+            until_lost_s = self._standing.until_lost_s()
             with self._state:
                 if not self._closed:
-                    self._state.wait(min(pause, self._until_lost()))
+                    # That the host counts as lost is to be told without delay.
+                    self._state.wait(pause if until_lost_s is None else min(pause, until_lost_s + _AGAIN_S))
             pause = min(2 * pause, _AGAIN_MOST_S)
+
+    def _has_to_call(self) -> bool:
+        """Wait until there is something to follow, to ask for or to forget; False if the link is closed."""
+        with self._state:
+            while not (self._closed or self._followed or self._doubtful or self._forgets):
+                self._state.wait()
+            if not self._closed and not self._followed and not self._doubtful and self.down is None:
+                self._state.wait(_FORGET_S)
+            return not self._closed
+
+    def _follow(self) -> bool:
+        """One call that waits for an end of what runs there; False if the host could not be used."""
+        with self._state:
+            follow = {key: parcel.sent.token for key, parcel in self._followed.items()}
+            self._door, self._known = uuid.uuid4().hex[:24], frozenset(follow)
+        try:
+            answer, _ = self._call([], follow, wait_s=_WATCH_S, door=self._door)
+        except (Unreachable, Refused):
+            return False
+        finally:
+            with self._state:
+                self._door = None
+        self._resend()
+        self._take(answer, follow)
+        return True
 
     def _resend(self) -> None:
         with self._state:
@@ -318,7 +335,7 @@ class Link:
         for parcel in doubtful:
             self.start(parcel)
 
-    def _give_up(self) -> None:
+    def _give_up(self, lost: Down) -> None:
         with self._state:
             gone = [*self._followed.values(), *self._doubtful]
             self._followed.clear()
@@ -326,32 +343,20 @@ class Link:
             self._forgets.clear()
         for parcel in gone:
             over = _is_over(parcel)
-            self._give_back(parcel, self._why_lost(begun=not over), final=not over)
+            self._give_back(parcel, lost, begun=not over, final=not over)
         self._notify.changed()
 
-    def _until_lost(self) -> float:
-        """Seconds until the host counts as lost, which is to be told without delay."""
-        down = self.down
-        left = self._lost_s - (time.monotonic() - down.since) if down else 0.0
-        return left + _AGAIN_S if left > 0 else _AGAIN_MOST_S
-
-    def _give_back(self, parcel: Parcel, why: str, *, final: bool) -> None:
+    def _give_back(self, parcel: Parcel, lost: Down, *, begun: bool, final: bool) -> None:
         """Settle what a lost host had or was to have; ``final``: it is not to be tried again."""
-        known = self.down.failure_class if self.down else "network"
-        self._lose(parcel, "node" if known == "network" else known, why, give_up=why if final else None)
+        failure_class, why = self._standing.judge(lost, begun=begun)
+        self._lose(parcel, failure_class, why, give_up=why if final else None)
 
-    def _why_lost(self, *, begun: bool = False) -> str:
-        assert self.down is not None
-        more = "; whether the command still runs there is not known" if begun else ""
-        what = "has not answered" if self.down.failure_class == "network" else "could not be used"
-        return f"host {self.name} {what} since {self.down.at} ({self.down.evidence}){more}"
-
-    def _take(self, answer: Answer) -> None:
-        """Take what the host says of what runs there."""
+    def _take(self, answer: Answer, asked: Mapping[str, str]) -> None:
+        """Take what the host says of what runs there; ``asked``: of which attempts, key -> token."""
         for key, state in answer["units"].items():
             parcel = self._followed.get(key)
-            if parcel is None:
-                continue
+            if parcel is None or parcel.sent.token != asked.get(key):
+                continue  # another attempt of it is followed by now
             if state["state"] == "running":
                 told = state.get("progress") or {}
                 if told and told != parcel.progress:
@@ -371,7 +376,7 @@ class Link:
             outcome = harvest(self._client, parcel, state, self._most())
         except (Unreachable, Refused) as error:
             self._fell(error)
-            self._refollow(parcel, 0.0)
+            self._refollow(parcel, _AGAIN_S)
         except NotNow as error:
             self._notify.say(f"{parcel.task.target}: cannot take in its results: {error}; trying again")
             self._refollow(parcel, _LOCAL_S)
@@ -382,7 +387,7 @@ class Link:
         with self._state:
             self._forgets.append(parcel.named("forget", keep=outcome != PUBLISHED))
             self._state.notify_all()
-        self._notify.settled(parcel, outcome)
+        self._settle(parcel, outcome)
 
     def _refollow(self, parcel: Parcel, after_s: float) -> None:
         with self._state:
@@ -409,7 +414,11 @@ class Link:
         """Settle an attempt of which nothing comes back."""
         outcome = self._lost(parcel, failure_class, evidence, give_up=give_up, patient=patient)
         if outcome is not None:
-            self._notify.settled(parcel, outcome)
+            self._settle(parcel, outcome)
+
+    def _settle(self, parcel: Parcel, outcome: str) -> None:
+        parcel.settled = True
+        self._notify.settled(parcel, outcome)
 
     def _lost(
         self,
@@ -456,38 +465,46 @@ class Link:
             self._fell(error)
             raise
         results = answer["done"]
-        self._reached(results[len(first) - 1] if self.facts is None else None)
+        facts = results[len(first) - 1] if self.facts is None else {}
+        if "error" in facts:
+            refused = Refused(facts["error"], f"host {self.name}: {facts['evidence']}", sent=True, whole=True)
+            self._fell(refused)
+            raise refused
+        self._reached(facts)
         return answer, results[len(first) :]
 
-    def _reached(self, facts: Mapping[str, Any] | None) -> None:
-        news = self.down is not None or facts is not None
-        if self.down is not None:
+    def _reached(self, facts: Mapping[str, Any]) -> None:
+        back = self._standing.reached()
+        if back:
             self._notify.say(f"host {self.name} answers again")
-            self.down = None
-        if facts is not None and "error" not in facts:
+        if facts:
             self.facts = facts
-        if news:
+        if back or facts:
             with self._state:
                 self._state.notify_all()
             self._notify.changed()
 
     def _fell(self, error: Unreachable | Refused) -> None:
-        self._tried = time.monotonic()
         if self._closed:
             return
-        known = self.down
+        known = self._standing.fell(error)
         if known is None:
-            self.down = Down(error.failure_class, error.evidence, time.monotonic(), clock.iso())
             self._notify.changed()
-        else:
-            # The first word is mostly of a connection that ended, and only the next one says why.
-            self.down = known._replace(failure_class=error.failure_class, evidence=error.evidence)
         if known is None or known.failure_class != error.failure_class:
             self._notify.say(f"host {self.name} cannot be used: {error.evidence}")
 
     def _most(self) -> dict[str, float]:
         facts = self.facts or {}
         return {"mem_mb": float(facts["mem_mb"])} if facts.get("mem_mb") else {}
+
+
+def _is_true(value: Any) -> bool:
+    """What Ansible takes for true; inventories in the INI format have strings."""
+    return str(value).strip().lower() in ("true", "yes", "on", "y", "t", "1", "1.0")
+
+
+def _mistake(host: str, error: Exception) -> str:
+    return f"host {host}: internal error: {type(error).__name__}: {error}"
 
 
 def _is_over(parcel: Parcel) -> bool:

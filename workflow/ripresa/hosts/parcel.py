@@ -52,6 +52,8 @@ class Parcel:
         self.unwanted = adopted and sent.digest != task.digest
         """The campaign asks for another command by now: what runs is to end, not to begin."""
         self.progress: Mapping[str, Any] = {}
+        self.settled = False
+        """Whether its outcome is told."""
 
     def order(self, files: Sequence[File], directory: str | None) -> dict[str, Any]:
         """The operation that starts it; ``directory`` is the working directory on a shared file system."""

@@ -1,9 +1,13 @@
 """The hosts that patterns name, asked of Ansible as seldom as possible: each question starts it once."""
 
+import re
 from collections.abc import Iterable
 from typing import Protocol
 
 from ripresa.hosts.transport import Host, PatternError
+
+_COMPOSED = re.compile(r"[*?\[\]~!&:,]")
+"""What makes a pattern more than a name. Beside others an exclusion would hold for them, too."""
 
 
 class Hosts(Protocol):
@@ -22,10 +26,12 @@ class Roster:
         self._patterns: dict[str, dict[str, Host]] = {}
         self._wrong: dict[str, PatternError] = {}
         self._asked: set[str] = set()
+        self._whole: set[str] = set()
+        """Names of which all hosts are among those known."""
 
     def prepare(self, patterns: Iterable[str]) -> None:
-        """Ask for several patterns at once, so that their hosts share one process of Ansible."""
-        new = {pattern for pattern in patterns if pattern not in self._asked}
+        """Ask for several names of hosts and groups at once, so that they share one process of Ansible."""
+        new = {one for one in patterns if one not in self._asked and not _COMPOSED.search(one)}
         self._asked |= new
         if len(new) < 2:
             return
@@ -33,6 +39,7 @@ class Roster:
             self._known.update(self._inventory.hosts(",".join(sorted(new))))
         except PatternError:
             return  # one of them is wrong, and each is told for itself
+        self._whole |= new
 
     def hosts(self, pattern: str) -> dict[str, Host]:
         """The hosts of a pattern. Raises PatternError if there are none."""
@@ -44,6 +51,8 @@ class Roster:
 
     def host(self, name: str) -> Host:
         """One host by its name. Raises PatternError if the inventory does not have it."""
+        if name not in self._known and name not in self.hosts(name):
+            raise PatternError(f"{name!r} is no host of the inventory but several")
         return self._known[name] if name in self._known else self.hosts(name)[name]
 
     def _ask(self, pattern: str) -> dict[str, Host]:
@@ -56,9 +65,9 @@ class Roster:
         return found
 
     def _among_known(self, pattern: str) -> dict[str, Host]:
-        """The hosts of a pattern that is just a name, if it was among those asked for together."""
-        if pattern not in self._asked:
-            return {}
+        """The hosts of a pattern that is just a name, if all of them are known."""
         if pattern in self._known:
             return {pattern: self._known[pattern]}
+        if pattern not in self._whole:
+            return {}
         return {name: host for name, host in self._known.items() if pattern in host.groups}

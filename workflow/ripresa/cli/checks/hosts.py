@@ -60,16 +60,20 @@ def _executor(profile: str) -> str | None:
 
 def _ask(hosts: list[str]) -> Iterator[Check]:
     from ripresa.hosts.client import Client, Refused
+    from ripresa.hosts.roster import Roster
     from ripresa.hosts.transport import PatternError, Transport, Unreachable
 
     with tempfile.TemporaryDirectory(prefix="ripresa-") as folder:
         transport = Transport([], folder, lambda warning: None)
+        roster = Roster(transport)
 
         def ask(name: str) -> Check:
             try:
-                host = transport.hosts(name)[name]
-                client = Client(transport, host, f"doctor-{os.uname().nodename}-{os.getpid()}")
+                client = Client(transport, roster.host(name), f"doctor-{os.uname().nodename}-{os.getpid()}")
                 answer = client.exchange([{"op": "hello"}, {"op": "clean", "kill": True}])
+                for told in answer["done"]:
+                    if "error" in told:
+                        raise Refused(told["error"], told["evidence"])
             except (Unreachable, Refused) as error:
                 fix = _FIXES.get(error.failure_class, _OTHER).replace("HOST", name)
                 return Check(f"host {name}", FAIL, f"{error.failure_class}: {error.evidence}", fix)
@@ -83,6 +87,7 @@ def _ask(hosts: list[str]) -> Iterator[Check]:
             return Check(f"host {name}", OK, found)
 
         try:
+            roster.prepare(hosts)
             with ThreadPoolExecutor(_AT_A_TIME) as threads:
                 yield from threads.map(ask, hosts)
         finally:

@@ -10,7 +10,6 @@ from ripresa.hosts.transport.failures import classify
 from ripresa.hosts.transport.patterns import Host, PatternError
 from ripresa.hosts.transport.relay import Channel, Relay, Reply, Unreachable
 
-RESET_S = 10.0
 _MISMATCH = "match supplied host pattern"
 
 
@@ -69,17 +68,6 @@ class Transport:
         channel = self._channel(host, timeout_s)
         return channel.call(command, data, max(until - time.monotonic(), 0.0))
 
-    def reset(self, host: str) -> None:
-        """Drop the connection to a host, with what runs over it, so that the next call makes a new one."""
-        with self._lock:
-            relay = self._relays.get(host)
-            if relay and host in relay.failed:
-                del self._relays[host]
-                return
-        channel = relay.channel(host, 0.0) if relay else None
-        if channel and channel.alive:
-            channel.reset(RESET_S)
-
     def close(self) -> None:
         """End Ansible and every connection. Calls that run raise Unreachable. May be called again."""
         with self._lock:
@@ -120,7 +108,10 @@ class Transport:
                 names = [host]
                 if relay and relay.ended:
                     names = [name for name, other in self._relays.items() if other is relay]
-                relay = self._start(",".join(names))
+                try:
+                    relay = self._start(",".join(names))
+                except OSError as error:
+                    raise Unreachable("network", f"cannot start Ansible: {error}", sent=False) from None
                 self._relays.update(dict.fromkeys(names, relay))
         channel = relay.channel(host, timeout_s)
         if channel and host not in self._problems(relay):

@@ -60,12 +60,6 @@ class Line:
             said = f"the shell of the host ended with exit code {result['rc']} before the command"
         return said, result["stdout"], ending
 
-    def reset(self) -> None:
-        """Have Ansible's plugin drop a connection whose control socket the user wants elsewhere."""
-        self.opened = False
-        if "ssh_args" in self._alone.option_definitions:
-            copy.copy(self._alone).reset()
-
     def _has_master(self) -> bool:
         return os.path.isdir(self._folder) and bool(os.listdir(self._folder))
 

@@ -65,10 +65,6 @@ class Channel:
         failure = classify(header["said"], header["began"])
         raise Unreachable(failure.failure_class, failure.evidence, sent=failure.sent)
 
-    def reset(self, timeout_s: float) -> None:
-        """Have the connection dropped; raises Unreachable."""
-        self._ask({"do": "reset"}, b"", timeout_s)
-
     def _ask(self, header: dict[str, Any], data: bytes, timeout_s: float) -> tuple[dict[str, Any], bytes]:
         number, answer = next(self._numbers), Answer()
         frame = encode({**header, "call": number}, data)
@@ -133,17 +129,21 @@ class Relay:
         self._changed = threading.Condition()
         self._warn = warn
         self._folder = Folder.make()
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(self._folder.socket)
-        self._listener.listen(1024)
-        # A session of its own: an interrupt from the terminal is the controller's business.
-        self._keeper = subprocess.Popen(
-            [sys.executable, "-c", KEEPER, self._folder.path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,  # nothing, unless it cannot even start
-            start_new_session=True,
-        )
+        try:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(self._folder.socket)
+            self._listener.listen(1024)
+            # A session of its own: an interrupt from the terminal is the controller's business.
+            self._keeper = subprocess.Popen(
+                [sys.executable, "-c", KEEPER, self._folder.path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,  # nothing, unless it cannot even start
+                start_new_session=True,
+            )
+        except OSError:
+            self._folder.remove()
+            raise
         told = {
             "inventory": list(inventory),
             "directory": os.path.abspath(directory),

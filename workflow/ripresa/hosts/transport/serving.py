@@ -46,7 +46,7 @@ class Session:
 
     def serve(self) -> None:
         """Take calls until the end of the socket; then end everything that was started for them."""
-        works = {"call": self._call, "cancel": self._cancel, "reset": self._reset}
+        works = {"call": self._call, "cancel": self._cancel}
         while frame := receive(self._controller):
             header, payload = frame
             if header["do"] == "call":
@@ -111,10 +111,8 @@ class Session:
             return self._closed
 
     def _send(self, header: dict[str, Any], payload: bytes = b"") -> None:
-        with (
-            self._sending,
-            contextlib.suppress(OSError),
-        ):  # the end of the controller is seen where it is read from
+        # The end of the controller is seen where it is read from.
+        with self._sending, contextlib.suppress(OSError):
             self._controller.sendall(encode(header, payload))
 
     def _cancel(self, header: dict[str, Any], _: bytes) -> None:
@@ -124,12 +122,6 @@ class Session:
         while (mark := self._marks.get(number)) and time.monotonic() < until:
             _kill_client(mark)
             time.sleep(0.1)
-
-    def _reset(self, header: dict[str, Any], _: bytes) -> None:
-        """Drop the connection, with what runs over it."""
-        masters.end(self._folder)
-        self._line.reset()
-        self._send({"call": header["call"]})
 
 
 def _kill_client(mark: str) -> None:
@@ -143,7 +135,6 @@ def _kill_client(mark: str) -> None:
 
 
 def _kill(process: psutil.Process) -> None:
-    with contextlib.suppress(
-        psutil.Error
-    ):  # ended, or of another user: a sudo, which ends with its standard input
+    # Ended, or of another user: a sudo, which ends with its standard input.
+    with contextlib.suppress(psutil.Error):
         process.kill()
