@@ -25,6 +25,7 @@ from ripresa.families.benchmarks import registry
 from ripresa.families.benchmarks.adaptive import coefficient_of_variation
 from ripresa.families.benchmarks.collectors.sampler import BEFORE
 from ripresa.families.benchmarks.hardware import usable_cpus
+from ripresa.families.benchmarks.needs import missing
 from ripresa.families.benchmarks.repetition import execute, use_all_cpus
 from ripresa.families.benchmarks.sampling import command
 from ripresa.families.benchmarks.warnings import read
@@ -75,7 +76,15 @@ def cost(folder: str, seconds: float) -> tuple[float, str]:
 
 def rate(workload: str, parameters: dict[str, Any], folder: str, samples: str | None) -> float:
     """One run of a workload, as a repetition of a campaign makes it."""
-    unit = {"host": "here", "workload": workload, "preset": "low", "repetition": 1, "parameters": parameters}
+    unit = {
+        "host": "here",
+        "workload": workload,
+        "preset": "low",
+        "repetition": 1,
+        "parameters": parameters,
+        "definition": registry.definition(registry.load(workload)),
+        "peer": None,
+    }
     if not samples:
         time.sleep(BEFORE)  # as the collector has it before the start
     result = execute(unit, "", folder, samples)
@@ -139,9 +148,10 @@ def main() -> int:
             ("stream", {"iterations": 10 if arguments.short else 60}),
             ("fio", {"seconds": length}),
         ):
-            if reason := registry.unavailable(workload):
+            about = registry.load(workload)
+            if reason := missing(registry.definition(about)["needs"]):
                 print(f"{workload:8}not compared: {reason}")
-            elif fault := compare(workload, registry.parameters(workload, "low", parameters), folder, pairs):
+            elif fault := compare(workload, registry.parameters(about, "low", parameters), folder, pairs):
                 faults.append(fault)
     passed = cheap and (arguments.short or not faults)
     print(
