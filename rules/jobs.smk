@@ -19,7 +19,8 @@ def job_resources(job, units):
     """The resources of a job, of which failures change those that help, up to their limits."""
     asked, limits = job["resources"], job["limits"]
     changing = {name: escalated(units, name, asked[name], limit=limits.get(name)) for name in job["grows"]}
-    return {**asked, **changing}
+    # Its settings and checkpoints are in the run. (No other executor must see this resource.)
+    return {**asked, **changing, **({"shared": 1} if campaign.on_hosts else {})}
 
 
 def job_command(job, output, directory):

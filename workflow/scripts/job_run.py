@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
     given = running.Surroundings(
         run=run.dir,
         folder=os.path.dirname(run.path(target)),
-        log=run.log(target, attempt),
+        log=os.environ["RIPRESA_LOG"],  # on a host it is not where the journal will have it
         log_name=os.path.relpath(run.log(target, attempt), run.dir),
         progress=os.environ["RIPRESA_PROGRESS"],
         session=os.environ.get("RIPRESA_SESSION", "none"),

@@ -16,9 +16,9 @@ from snakemake_executor_plugin_ansible.plain import Plain, threads_of
 Job = Any
 """A single or a group job; Snakemake's own classes offer more than the interface of executors."""
 
-HOST, EXCLUSIVE, PEER = "host", "exclusive", "peer"
-"""The resources that say where a job may run (a pattern of Ansible), whether nothing may run beside it, and
-which other host takes part (its name)."""
+HOST, EXCLUSIVE, PEER, SHARED = "host", "exclusive", "peer", "shared"
+"""The resources that say where a job may run (a pattern of Ansible), whether nothing may run beside it, which
+other host takes part (its name), and whether it needs the file system of the controller."""
 
 
 class Offer:
@@ -54,6 +54,7 @@ def offer(job: Job, workflow: Any, in_snakemake: Callable[[Job], str]) -> Offer:
         cores=int(job.threads),
         mem_mb=_number(job.resources.get("mem_mb")),
         exclusive=bool(_number(job.resources.get(EXCLUSIVE))),
+        shared=bool(_number(job.resources.get(SHARED))),
     )
     call = call_of(job.shellcmd) if _is_plain(job, workflow) else None
     if call is not None:

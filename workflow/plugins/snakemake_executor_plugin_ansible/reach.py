@@ -55,8 +55,8 @@ class Reach:
         links = [self._link(host) for host in self.roster.hosts(pattern).values()]
         if needs.shared and not (links := [link for link in links if link.shared]):
             raise ValueError(
-                f"rule {rule} needs Snakemake around it (script, run, wrapper, ...), and none of the "
-                f"hosts {pattern} shares the file system (ripresa_shared); make it a shell rule"
+                f"rule {rule} needs the controller's file system (resource shared, or Snakemake around it: "
+                f"script, run, wrapper, ...), and none of the hosts {pattern} has it (ripresa_shared)"
             )
         usable = [link for link in links if link.down is None]
         unknown = [link for link in usable if link.facts is None]

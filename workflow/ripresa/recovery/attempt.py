@@ -38,6 +38,7 @@ class _Attempt:
             "RIPRESA_TARGET": unit.target,
             "RIPRESA_ATTEMPT": str(number),
             "RIPRESA_PROGRESS": os.path.abspath(self.progress_file),
+            "RIPRESA_LOG": os.path.abspath(self.log),
         }
         if devices:
             from ripresa.journal.devices import environment

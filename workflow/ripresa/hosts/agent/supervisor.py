@@ -245,6 +245,7 @@ def _environment(unit: Unit, operation: dict[str, Any], here: Here) -> dict[str,
         "RIPRESA_TARGET": operation["target"],
         "RIPRESA_ATTEMPT": str(operation["attempt"]),
         "RIPRESA_PROGRESS": unit.progress,
+        "RIPRESA_LOG": unit.log,
         "RIPRESA_PYTHON": python,
         "RIPRESA_SCRATCH": unit.scratch,
     }
