@@ -437,7 +437,7 @@ class Runner:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.progress = self.folder / "progress"
         given = {"RUN": run.dir, "TARGET": target, "ATTEMPT": self.number, "SESSION": session}
-        given |= {"PROGRESS": self.progress} | ({"FORCED": 1} if forced else {})
+        given |= {"PROGRESS": self.progress, "LOG": log} | ({"FORCED": 1} if forced else {})
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RIPRESA_")}
         self.out = self.folder / "out"
         self.out.unlink(missing_ok=True)
