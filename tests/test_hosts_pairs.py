@@ -2,13 +2,16 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from conftest import wait_until
+from ripresa.families.benchmarks import registry
 from ripresa.journal import attempts, records
 from ripresa.journal.paths import Run
 
@@ -80,9 +83,9 @@ def start(hosts, tmp_path):
     """Starts a campaign of pairs; returns the process."""
     inventory = hosts.inventory(tmp_path / "inventory").path
 
-    def call(number, seconds, *, peers=True, program=PAIR):
-        snakefile = SNAKEFILE.replace("NUMBER", str(number)).replace("PEERS", str(peers))
-        (tmp_path / "Snakefile").write_text(snakefile)
+    def call(number, seconds, *, peers=True, program=PAIR, snakefile=SNAKEFILE):
+        text = snakefile.replace("NUMBER", str(number)).replace("PEERS", str(peers))
+        (tmp_path / "Snakefile").write_text(text)
         (tmp_path / "pair.py").write_text(program.replace("SECONDS", str(seconds)))
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RIPRESA_")}
         words = "--executor ansible --jobs 50 --retries 100 --keep-going --nolock --rerun-incomplete"
@@ -142,3 +145,35 @@ def test_a_call_that_is_to_end_begins_with_nothing_that_waits_for_a_host(hosts, 
     assert 1 <= len(published) <= 2, said
     assert json.loads((tmp_path / "runs/test/journal/hosts.json").read_text()) == []
     assert "Traceback" not in said
+
+
+MEASURED = """
+    input: "runs/test/result.json"
+
+rule measure:
+    input: "benchmark_run.py", "fingerprint.json", "unit.json"
+    output: "runs/test/result.json"
+    resources: host="h1", exclusive=1, peer="h2"
+    params: unit=lambda w: open("unit.json").read()
+    shell: guard("python benchmark_run.py {params.unit:q} fingerprint.json {output}")
+"""
+
+
+@pytest.mark.skipif(shutil.which("iperf3") is None, reason="iperf3 is not installed")
+def test_iperf3_measures_between_two_hosts(hosts, start, tmp_path):
+    about = registry.load("iperf3")
+    parameters = registry.parameters(about, "low", {"port": 18650})
+    unit = {"host": "h1", "workload": "iperf3", "repetition": 1, "preset": "low", "parameters": parameters}
+    unit |= {"definition": registry.definition(about), "peer": "h2", "scratch": None}
+    (tmp_path / "unit.json").write_text(json.dumps(unit))
+    (tmp_path / "fingerprint.json").write_text('{"digest": "none"}')
+    script = Path(__file__).parents[1] / "workflow" / "scripts" / "benchmark_run.py"
+    shutil.copy(script, tmp_path / "benchmark_run.py")
+    head, _, tail = SNAKEFILE.partition("rule all:")
+    controller = start(1, 0, snakefile=head + "rule all:" + MEASURED + tail[tail.index("onstart:") :])
+    said = controller.communicate(timeout=90)[0]
+    assert controller.returncode == 0, said
+    result = json.loads((tmp_path / "runs/test/result.json").read_text())
+    figures = {metric["name"]: metric["value"] for metric in result["metrics"]}
+    assert figures["send"] > 0.1 and figures["receive"] > 0.1
+    wait_until(lambda: not hosts.processes("h2"), 10)  # its server is gone
