@@ -1,15 +1,17 @@
 """What the collector beside a benchmark costs: its CPU time at 1 Hz, and what it takes from stream and fio.
 
 Its CPU time is measured alone and beside many busy processes, and must stay below 1 % of one core. The
-benchmarks run with and without it in turn, in pairs whose order alternates; the mean difference, with its
-bootstrap 95 % interval, must be below the noise: the coefficient of variation of the runs without. The rates
-are averages over a run of some seconds, not the best moment of it, which might lie between two samples. Where
-the noise is beyond 10 % the machine is not quiet enough to see what is lost, and the goal counts as missed.
+benchmarks run with and without it in turn, in pairs whose order alternates; the median difference must be
+below the noise: the coefficient of variation of the runs without. So that noise cannot hide what is lost,
+there are as many pairs as it takes to know that difference to within 3 % (its bootstrap 95 % interval);
+where the most pairs allowed do not suffice, the machine is not quiet enough and the goal counts as missed.
+Rates are averages over a run of some seconds, not the best moment of it, which might lie between two samples.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import statistics
 import subprocess
@@ -32,8 +34,9 @@ from ripresa.families.benchmarks.warnings import read
 
 GOAL_PERCENT = 1.0  # of one core
 BUSY_PER_CPU = 16
-QUIET_PERCENT = 10.0  # the most noise in which a difference can be judged
-RESAMPLES = 10_000
+KNOWN_PERCENT = 3.0  # half the width of the interval of a difference that can be judged
+FEWEST = 8  # pairs, for an interval of a median to mean something
+RESAMPLES = 2_000
 COMPARED = {"stream": "triad_average", "fio": "random_read"}
 
 
@@ -92,31 +95,32 @@ def rate(workload: str, parameters: dict[str, Any], folder: str, samples: str | 
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Bootstrap 95 % interval of the mean (percentiles)."""
+    """Bootstrap 95 % interval of the median (percentiles)."""
     drawn = random.Random(1)
-    means = sorted(statistics.fmean(drawn.choices(values, k=len(values))) for _ in range(RESAMPLES))
-    return means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES)]
+    medians = sorted(statistics.median(drawn.choices(values, k=len(values))) for _ in range(RESAMPLES))
+    return medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES)]
 
 
 def compare(workload: str, parameters: dict[str, Any], folder: str, pairs: int) -> str | None:
     """Run pairs with and without, print a row; what is wrong unless they differ by less than the noise."""
     samples = f"{folder}/samples.csv"
-    rates: dict[str | None, list[float]] = {None: [], samples: []}
+    without: list[float] = []
+    differences: list[float] = []
+    low, high = -math.inf, math.inf
     rate(workload, parameters, folder, None)  # warm-up
-    for pair in range(pairs):
-        for how in (None, samples) if pair % 2 else (samples, None):
-            rates[how].append(rate(workload, parameters, folder, how))
-    without, beside = rates[None], rates[samples]
-    differences = [100 * (b / a - 1) for a, b in zip(without, beside, strict=True)]
-    low, high = interval(differences)
-    difference, noise = statistics.fmean(differences), 100 * coefficient_of_variation(without)
+    while len(differences) < pairs and (len(differences) < FEWEST or high - low > 2 * KNOWN_PERCENT):
+        order = (None, samples) if len(differences) % 2 else (samples, None)
+        found = {how: rate(workload, parameters, folder, how) for how in order}
+        without.append(found[None])
+        differences.append(100 * (found[samples] / found[None] - 1))
+        low, high = interval(differences)
+    difference, noise = statistics.median(differences), 100 * coefficient_of_variation(without)
     print(
-        f"{workload:8}{COMPARED[workload]:15}{pairs:5}"
-        f"{statistics.fmean(without):10.4g}{statistics.fmean(beside):10.4g}"
-        f"{difference:+10.2f} %{low:+9.2f} ..{high:+6.2f} %{noise:7.2f} %",
+        f"{workload:8}{COMPARED[workload]:15}{len(differences):5}{statistics.fmean(without):12.4g}"
+        f"{difference:+12.2f} %{low:+9.2f} ..{high:+6.2f} %{noise:7.2f} %",
         flush=True,
     )
-    if not noise < QUIET_PERCENT:
+    if high - low > 2 * KNOWN_PERCENT:
         return f"{workload} cannot be judged, the machine is not quiet"
     return None if abs(difference) < noise else f"{workload} differs by more than the noise"
 
@@ -124,12 +128,12 @@ def compare(workload: str, parameters: dict[str, Any], folder: str, pairs: int) 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60, help="of each measurement of its CPU time")
-    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--pairs", type=int, default=60, help="the most of them for a workload")
     parser.add_argument("--scratch", default=None, help="a folder on the disk that fio measures")
     parser.add_argument("--short", action="store_true", help="a few seconds, too few to judge the difference")
     arguments = parser.parse_args()
     use_all_cpus()
-    seconds, pairs, length = (3, 2, 1) if arguments.short else (arguments.seconds, arguments.pairs, 4)
+    seconds, pairs, length = (3, 2, 1) if arguments.short else (arguments.seconds, arguments.pairs, 2)
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
         idle, text = cost(folder, seconds)
         print(f"idle: {text}", flush=True)
@@ -140,17 +144,17 @@ def main() -> int:
         cheap = max(idle, loaded) < GOAL_PERCENT
 
         print(
-            f"\n{'':8}{'':15}{'pairs':>5}{'without':>10}{'with':>10}"
-            f"{'difference':>12}{'95 % interval':>20}{'noise':>9}"
+            f"\n{'':8}{'':15}{'pairs':>5}{'without':>12}{'difference':>14}{'95 % interval':>20}{'noise':>9}"
         )
         faults = []
         for workload, parameters in (
-            ("stream", {"iterations": 10 if arguments.short else 60}),
+            ("stream", {"iterations": 10 if arguments.short else 30}),
             ("fio", {"seconds": length}),
         ):
             about = registry.load(workload)
             if reason := missing(registry.definition(about)["needs"]):
                 print(f"{workload:8}not compared: {reason}")
+                faults.append(f"{workload} was not compared")
             elif fault := compare(workload, registry.parameters(about, "low", parameters), folder, pairs):
                 faults.append(fault)
     passed = cheap and (arguments.short or not faults)
