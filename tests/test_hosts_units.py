@@ -297,7 +297,7 @@ def test_units_of_a_lost_host_end_at_once_and_say_since_when(agent, link, settle
     agent.down = REFUSED
     link.open()
     until(lambda: link.down)
-    link._standing.lost_s = 0.0
+    link._contact.standing.lost_s = 0.0
     asked = len(agent.asked)
     units = [parcel(f"u{n}") for n in range(20)]
     for one in units:
@@ -310,7 +310,7 @@ def test_units_of_a_lost_host_end_at_once_and_say_since_when(agent, link, settle
 
 
 def test_a_full_disk_here_delays_the_record_of_a_failure(agent, link, settled, monkeypatch):
-    monkeypatch.setattr("ripresa.hosts.link._LOCAL_S", 0.05)
+    monkeypatch.setattr("ripresa.hosts.settling.LOCAL_S", 0.05)
     agent.down = REFUSED
     one = parcel()
     one.task.refuses = 2
@@ -325,7 +325,7 @@ def test_what_was_sent_before_is_asked_for_before_its_files_are_sent(agent, link
     agent.table["start"] = lambda op: next(replies)
     agent.forgot = lambda files: None
     link.start(parcel(adopted=True, inputs=["input"]))
-    until(lambda: link._followed)
+    until(lambda: link._following.running)
     asked = [op for op in agent.asked if op in ("put", "start")]
     assert asked == ["start", "put", "start"]
 
@@ -343,8 +343,8 @@ def test_what_a_lost_host_had_is_given_up_for_what_is_wrong_there(
     agent.table["start"] = lambda op: {"state": "started"}
     one = parcel()
     link.start(one)
-    until(lambda: link._followed)
-    link._standing.lost_s = 0.0
+    until(lambda: link._following.running)
+    link._contact.standing.lost_s = 0.0
     agent.down = error
     until(lambda: settled.outcomes)
     assert one.task.lost[0][0] == failure_class and evidence in one.task.lost[0][2]
@@ -356,7 +356,7 @@ def test_a_live_attempt_that_the_journal_has_lost_is_not_taken_for_gone(agent, l
     agent.states = lambda key, token: {"state": "running" if token == "other" else "unknown"}
     one = parcel()
     link.start(one)
-    until(lambda: link._followed)
+    until(lambda: link._following.running)
     time.sleep(0.1)
     assert not settled.outcomes and not one.task.lost
 
@@ -380,7 +380,7 @@ def test_a_cancellation_is_of_one_attempt_not_of_those_that_follow(agent, link):
     agent.table["start"] = lambda op: {"state": "started"}
     link.cancel([parcel().task])
     link.start(parcel())
-    until(lambda: link._followed)
+    until(lambda: link._following.running)
     time.sleep(0.05)
     assert "cancel" not in agent.asked
 
@@ -393,16 +393,16 @@ def test_a_mistake_of_ours_costs_the_units_that_met_it_and_no_others(agent, link
     why = "host h: internal error: KeyError: 'error'"
     assert bad.task.lost == [("unknown", why, why)]
     link.start(good)
-    until(lambda: good.key in link._followed)
+    until(lambda: good.key in link._following.running)
 
 
 def test_a_mistake_of_ours_does_not_end_the_watch(agent, link, settled, monkeypatch):
-    monkeypatch.setattr("ripresa.hosts.link._AGAIN_S", 0.05)
+    monkeypatch.setattr("ripresa.hosts.following.AGAIN_S", 0.05)
     agent.table["start"] = lambda op: {"state": "started"}
     states = iter([{}, {}])
     agent.states = lambda key, token: next(states, {"state": "ended", "result": ENDED | {"outputs_size": 0}})
     with link._state:
-        link._followed["k" * 24] = one = parcel()
+        link._following.running["k" * 24] = one = parcel()
         one.key = "k" * 24
         link._state.notify_all()
     until(lambda: settled.outcomes)
@@ -437,8 +437,8 @@ def test_results_that_can_never_be_had_cost_one_attempt(agent, link, settled, er
 
 @pytest.mark.parametrize("error", [FULL, GONE, Refused("environment", "no Python", whole=True)])
 def test_results_that_cannot_be_had_now_are_waited_for(agent, link, settled, monkeypatch, error):
-    for name in ("_LOCAL_S", "_AGAIN_S"):
-        monkeypatch.setattr(f"ripresa.hosts.link.{name}", 0.05)
+    for name in ("LOCAL_S", "AGAIN_S"):
+        monkeypatch.setattr(f"ripresa.hosts.following.{name}", 0.05)
     times = iter([error, error, None])
 
     def fetch(key, token, what, path):

@@ -1,4 +1,4 @@
-"""A campaign on SLURM that faults strike, and the judge of what became of each unit."""
+"""A campaign on SLURM that faults strike, and what can be learnt of its units."""
 
 import contextlib
 import json
@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from place import Cluster
 
-ALLOWED_S = 15.0
 RUN = "runs/faults"
 
 SNAKEFILE = """
@@ -103,19 +102,6 @@ def once(body: str) -> str:
     return f'if [ ! -e "once.$1" ]; then touch "once.$1"; {body}; fi'
 
 
-class Row(NamedTuple):
-    """One unit as it was judged."""
-
-    fault: str
-    slurm_s: float | None
-    ours_s: float | None
-    classes: str
-    decisions: str
-    end: str
-    starts: int
-    problems: list[str]
-
-
 class Campaign:
     """One campaign: its folder, and the calls of snakemake."""
 
@@ -126,7 +112,6 @@ class Campaign:
         self.down_s = 0.0
         self.struck: dict[str, float] = {}
         self.slurm_at: dict[str, float] = {}
-        self.ours_at: dict[str, float] = {}
         self.codes: list[int | None] = []
         self.path = os.environ["PATH"]
         self._process: subprocess.Popen[bytes] | None = None
@@ -245,57 +230,6 @@ class Campaign:
 
     def log(self) -> str:
         return (self.directory / "calls.log").read_text(errors="replace")
-
-    # -- the judge
-
-    def judge(
-        self,
-        fault: str,
-        n: str,
-        *,
-        failures: tuple[tuple[str, str], ...] = (),
-        end: str = "published",
-        starts: int = 1,
-        says: str = "",
-        timed: tuple[str, ...] = (),
-    ) -> Row:
-        """What became of a unit. ``timed`` are SLURM's states of the instance that ended by the fault."""
-        problems = []
-        records = self.records(n)
-        failed = [record for record in records if record["outcome"] not in ("published", "adopted")]
-        found = tuple((record["failure_class"], record["decision"]) for record in failed)
-        if found != failures:
-            problems.append(f"failures are {found}, not {failures}")
-        last = records[-1] if records else {}
-        path = self.directory / RUN / self.target(n)
-        there = path.exists() and path.read_text() == f"unit {n}\n"
-        published = there and last.get("outcome") in ("published", "adopted")
-        is_end = "published" if published else {"refused": "given up", "quarantine": "quarantined"}.get(
-            last.get("decision", ""), "nothing"
-        )  # fmt: skip
-        if is_end != end or path.exists() != there:
-            problems.append(f"it ended as {is_end}, not {end}")
-        if len(self.starts(n)) != starts:
-            problems.append(f"{len(self.starts(n))} starts, not {starts}")
-        overlaps = self.directory / "overlaps"
-        if overlaps.exists() and n in overlaps.read_text().split():
-            problems.append("two at once")
-        if says and not any(says.lower() in str(record["evidence"]).lower() for record in failed):
-            problems.append(f"no evidence says {says!r}: {[record['evidence'] for record in failed]}")
-        if None in self.codes:
-            problems.append("the call hangs")
-        slurm_at = self.slurm_at.get(n) or (self.instance(n, *timed) if timed else None)
-        ours_at = self.ours_at.get(n) or (seconds(failed[0]["ended"]) if failed else None)
-        ours_s = None if slurm_at is None or ours_at is None else ours_at - slurm_at
-        if timed and slurm_at is None:
-            problems.append(f"SLURM has no instance that is {' or '.join(timed)}")
-        if ours_s is not None and ours_s > ALLOWED_S:
-            problems.append(f"decided {ours_s:.1f} s after SLURM")
-        struck = self.struck.get(n)
-        slurm_s = None if slurm_at is None or struck is None else slurm_at - struck
-        classes = ", ".join(str(one) for one, _ in found) or "-"
-        decisions = ", ".join(str(one) for _, one in found) or "-"
-        return Row(fault, slurm_s, ours_s, classes, decisions, is_end, len(self.starts(n)), problems)
 
 
 def seconds(text: str) -> float:
