@@ -193,8 +193,14 @@ def test_variables_of_cuda_and_rocm():
         "CUDA_VISIBLE_DEVICES": "3,1",
         "ROCR_VISIBLE_DEVICES": "3,1",
         "HIP_VISIBLE_DEVICES": "0,1",
+        "RIPRESA_DEVICE_SHARE": "1.00",
     }
     assert devices.environment("") == {}
+    half = devices.environment("GPU-1@50")
+    assert half["CUDA_VISIBLE_DEVICES"] == half["ROCR_VISIBLE_DEVICES"] == "GPU-1"
+    assert half["RIPRESA_DEVICE_SHARE"] == "0.50" and half["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "50"
+    slot = devices.environment("cpu3")
+    assert [slot[f"{kind}_VISIBLE_DEVICES"] for kind in ("CUDA", "ROCR", "HIP")] == ["", "", ""]
 
 
 # The guard

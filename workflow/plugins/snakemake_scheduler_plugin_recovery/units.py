@@ -105,8 +105,8 @@ class Units:
 
     def _left(self, device: str, targets: list[str]) -> bool:
         """Whether an earlier attempt of one of these units was killed while it had a device."""
-        owner = devices.owner(device)
-        return owner.get("run") == os.path.abspath(self._run.dir) and owner.get("target") in targets
+        run = os.path.abspath(self._run.dir)
+        return any(o.get("run") == run and o.get("target") in targets for o in devices.owners(device))
 
     def _sent_back(self, job: Job, outlook: Outlook, *, begun: bool) -> Outlook:
         """The outlook of a unit that was started and came back without an attempt.
