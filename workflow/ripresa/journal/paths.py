@@ -40,6 +40,7 @@ class Run:
         self.notified = self.journal + "/notified.jsonl"
         self.escalated = self.journal + "/escalated.json"
         self.learnt = self.journal + "/learnt.jsonl"
+        self.devices = self.journal + "/devices.json"
         self.slurm = self.journal + "/slurm"
         self.plan = self.dir + "/plan.json"
 

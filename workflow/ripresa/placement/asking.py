@@ -1,6 +1,6 @@
 """What units ask of devices, read from their resources, and what the devices of this machine can answer."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ripresa.placement.assignment import CPU, GPU, WHOLE, Option

@@ -1,6 +1,7 @@
-"""The board: what of each device of this machine is free now, beside what units of this run have and others use."""
+"""The board: what is free of each device of this machine, beside what running units have and others use."""
 
 import math
+import os
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -17,6 +18,9 @@ LOOK_S = 1.0
 OVERDUE = 0.1
 """A unit that takes longer than expected is expected to take this part of its time so far in addition."""
 
+ENOUGH = 1 << 30
+"""More than ever start at a time."""
+
 _ANY = "cpu "
 """Names of this and a number are no devices: units beside the GPUs, as many as there are cores for."""
 
@@ -25,9 +29,10 @@ class Use(NamedTuple):
     """What a running unit has."""
 
     target: str
-    devices: tuple[str, ...]
-    share: int
+    devices: Mapping[str, int]
+    """Percent of each."""
     memory_mb: int
+    """Of each."""
     since: float
     """By the clock of the day, in s, as all times here."""
     seconds: float
@@ -51,8 +56,11 @@ class Board:
         self._others: dict[str, int] = {}
         self.devices: list[Device] = []
 
-    def look(self, uses: Iterable[Use] = ()) -> None:
-        """See what devices there are and who has them, if the last look is too old."""
+    def look(self, uses: Iterable[Use] = (), named: Iterable[str] = ()) -> None:
+        """See what devices there are and who has them, or ``named`` ones, if the last look is too old.
+
+        ``uses`` are the running units of this process.
+        """
         if time.monotonic() < self._looked + LOOK_S:
             return
         self._looked = time.monotonic()
@@ -64,7 +72,7 @@ class Board:
         for device in self.devices:
             if device.name not in ours:
                 self._foreign_mb[device.name] = max(0, device.memory_mb - device.free_mb)
-        left = devices.shares_free([device.name for device in self.devices])
+        left = devices.shares_free({*(device.name for device in self.devices), *named})
         self._others = {
             name: WHOLE - free - self._leased(name, ours.get(name, set()))
             for name, free in left.items()
@@ -77,15 +85,19 @@ class Board:
 
     def _leased(self, name: str, targets: set[str]) -> int:
         """How many percent of a device the guards of these units hold already."""
-        return sum(
-            share
-            for owner in (devices.owners(name) if targets else ())
-            if owner.get("target") in targets and self._is_ours(owner)
-            for share in [sum(end - begin for begin, end in owner.get("bytes") or [])]
-        )
+        run = os.path.abspath(self._run.dir)
+        owners = devices.owners(name) if targets else []
+        ours = [one for one in owners if one.get("run") == run and one.get("target") in targets]
+        return sum(end - begin for one in ours for begin, end in one.get("bytes") or [])
 
-    def _is_ours(self, owner: Mapping[str, Any]) -> bool:
-        return bool(owner.get("run_id") == self._run.run_id)
+    def free(self, names: Iterable[str], uses: Iterable[Use]) -> dict[str, int]:
+        """Percent that are free of devices beside what these units have."""
+        left = {name: WHOLE - self._others.get(name, 0) for name in names}
+        for use in uses:
+            for name, share in use.devices.items():
+                if name in left:
+                    left[name] -= share
+        return {name: max(0, percent) for name, percent in left.items()}
 
     @property
     def busy(self) -> list[str]:
@@ -98,42 +110,34 @@ class Board:
             return self.devices
         return [*self.devices, *(Device(f"{_ANY}{number}", CPU) for number in range(cores))]
 
-    def slots(
-        self, uses: Iterable[Use], starts: Mapping[str, int], closed: Iterable[str], cores: int, now: float
-    ) -> list[Slot]:
+    def slots(self, uses: Iterable[Use], starts: Mapping[str, int], cores: int, now: float) -> list[Slot]:
         """The devices for `assign`.
 
-        ``uses`` are the running units, ``starts`` how many may start on devices whose breaker is half-open,
-        ``closed`` the devices on which nothing may start, ``cores`` how many there are in all.
+        ``uses`` are the running units, ``starts`` how many may start on devices whose breaker is open (none)
+        or half-open, ``cores`` how many there are in all.
         """
         taken: dict[str, list[Use]] = {}
         for use in uses:
             for name in use.devices:
                 taken.setdefault(name, []).append(use)
-        shut = set(closed)
         return [
-            self._slot(device, taken.get(device.name, []), starts, shut, now)
+            self._slot(device, taken.get(device.name, []), starts.get(device.name, ENOUGH), now)
             for device in self.reachable(cores)
         ]
 
-    def _slot(
-        self, device: Device, uses: list[Use], starts: Mapping[str, int], closed: set[str], now: float
-    ) -> Slot:
+    def _slot(self, device: Device, uses: list[Use], starts: int, now: float) -> Slot:
         name = device.name
         others = max(0, self._others.get(name, 0))
-        free = WHOLE - sum(use.share for use in uses) - others
+        free = WHOLE - sum(use.devices[name] for use in uses) - others
         memory_mb = 0
         if device.memory_mb:
             promised = sum(use.memory_mb for use in uses) + self._foreign_mb.get(name, 0)
             # What units that have just started will use is not used yet. Nothing left is not nothing known.
             memory_mb = min(device.free_mb, device.memory_mb - promised) or -1
         free_in = max((use.left(now) for use in uses), default=0.0)
-        may = starts.get(name, 1 << 30)
-        if name in closed or not may:
-            free, free_in = 0, math.inf
-        if others:
+        if others or not starts:
             free_in = math.inf
-        return Slot(name, device.kind, max(0, free), memory_mb, free_in, may)
+        return Slot(name, device.kind, max(0, free) if starts else 0, memory_mb, free_in, starts)
 
 
 def written(names: Iterable[str], share: int) -> str:

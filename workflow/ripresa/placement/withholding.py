@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ripresa.journal import attempts, clock, records
 from ripresa.journal.paths import Run
+from ripresa.placement.asking import Asked
 from ripresa.recovery import breaker, policy
 
 PAUSE_S = 5.0
@@ -26,8 +27,10 @@ class Outlook(NamedTuple):
     """How often it was attempted so far."""
     escalated: bool = False
     """It asks for another amount of a resource now, and others of its kind will start with what works."""
-    devices: tuple[str, ...] = ()
-    """What it leases, one unit at a time."""
+    devices: tuple[tuple[str, int], ...] = ()
+    """What its rule has it lease: names and percent."""
+    asked: Asked | None = None
+    """What it asks the scheduler for instead."""
 
 
 FREE = Outlook()
@@ -46,12 +49,17 @@ class Withholding:
         self._waits: dict[str, tuple[object, float]] = {}
 
     def outlook(
-        self, targets: Iterable[str], *, scopes: Iterable[str] = (), retried: bool = False
+        self,
+        targets: Iterable[str],
+        *,
+        scopes: Iterable[str] = (),
+        retried: bool = False,
+        anywhere: bool = False,
     ) -> Outlook:
         """What holds for a job of these units: of a group of units, all that holds for one of them.
 
         ``scopes`` are those it is known to belong to beforehand; ``retried`` says that it was started
-        in this session already.
+        in this session already, ``anywhere`` that it may get other devices than it had.
         """
         not_before, belongs, stopped, attempted, escalated = 0.0, set(scopes), False, 0, False
         for target in targets:
@@ -61,7 +69,7 @@ class Withholding:
             attempted += number if isinstance(number, int) else 0
             if decision == "retry":
                 not_before = max(not_before, self._until(target, record))
-                belongs.update(_scopes(record))
+                belongs.update(_scopes(record, "host:", *(("gpu:",) if anywhere else ())))
                 escalated |= bool(record.get("changes"))
             elif decision == "refused":
                 stopped |= record.get("session") == self._session
@@ -105,6 +113,12 @@ class Withholding:
         ahead = [until for entry in entries if (until := breaker.closed_until(entry, now))]
         return min(ahead, default=now + self.pause) if entries else None
 
+    def meet(self, scopes: Iterable[str], other: str) -> bool:
+        """Whether a breaker holds back the units of these scopes only where they meet with another one."""
+        self._refresh()
+        both = {*scopes, other}
+        return any(other in entry.get("of", ()) for _, entry in breaker.covering(self._breakers, both))
+
     @property
     def meetings(self) -> frozenset[str]:
         """The breakers of units in which several scopes meet: of these `outlook` learns when asked again."""
@@ -135,8 +149,8 @@ class Withholding:
             self._stamp, self._breakers = stamp, breaker.load(self._run)
 
 
-def _scopes(record: dict[str, Any]) -> Iterable[str]:
-    """The scopes of an attempt that its unit belongs to wherever it runs next: not the host it ran on."""
+def _scopes(record: dict[str, Any], *changing: str) -> Iterable[str]:
+    """The scopes of an attempt that its unit belongs to wherever it runs next: none of changing kinds."""
     for scope in record.get("scopes") or []:
-        if isinstance(scope, str) and not scope.startswith("host:"):
+        if isinstance(scope, str) and not scope.startswith(changing):
             yield scope
