@@ -10,9 +10,9 @@ from ripresa.journal.paths import Run
 from ripresa.placement import asking, assigned
 from ripresa.placement.asking import Asked
 from ripresa.placement.assignment import GPU, WHOLE, Option, Slot, Start
-from ripresa.placement.board import Board, Use, written
 from ripresa.placement.durations import Durations
 from ripresa.placement.inventory import Device
+from ripresa.placement.occupancy import Occupancy, Use, written
 from ripresa.placement.withholding import Outlook, Withholding
 
 Job = Any
@@ -36,7 +36,7 @@ class Places:
         """Devices that rules name."""
         self._usable: frozenset[tuple[str, int]] = frozenset()
         self._asked = False
-        self._board = Board(run, records.read_json(run.devices) or {}, os.environ)
+        self._there = Occupancy(run, records.read_json(run.devices) or {}, os.environ)
         self._cores = 0
 
     def asked(self, job: Job, target: str) -> Asked | None:
@@ -69,7 +69,7 @@ class Places:
     def impossible(self, unit: Asked) -> str | None:
         """Why no device of this machine could ever do for a unit; None if some could."""
         self._look()
-        return asking.impossible(unit, self._board.reachable(1))
+        return asking.impossible(unit, self._there.reachable(1))
 
     def elsewhere(self, unit: Asked, target: str, outlook: Outlook) -> Outlook:
         """The outlook of a unit with what it asks for, and the devices that it is to avoid if others will do.
@@ -78,7 +78,7 @@ class Places:
         whose breaker holds it back only there. A unit that goes to another device has nothing to wait for.
         """
         self._look()
-        gpus = [device for device in self._board.devices if device.kind == GPU]
+        gpus = [device for device in self._there.devices if device.kind == GPU]
         avoid = {gpu.name for gpu in gpus if self._withholding.meet(outlook.scopes, _GPU + gpu.name)}
         failed: list[str] = []
         for record in attempts.read(self._run, target) if outlook.attempts else ():
@@ -90,7 +90,7 @@ class Places:
             avoid.update(failed)
             if (record.get("changes") or {}).get("gpu") == "larger":
                 avoid |= _not_larger(devices.named(record.get("device")), gpus)
-        there = [device for device in self._board.reachable(1) if device.name not in avoid]
+        there = [device for device in self._there.reachable(1) if device.name not in avoid]
         if not avoid or asking.impossible(unit, there):
             return outlook._replace(asked=unit)
         not_before = 0.0 if failed else outlook.not_before
@@ -140,7 +140,7 @@ class Places:
         use = self._uses.get(job)
         if use is None or not devices.used_since(list(use.devices), since):
             return False
-        self._board.look_again()
+        self._there.look_again()
         return True
 
     def left(self, job: Job) -> None:
@@ -161,7 +161,7 @@ class Places:
             return False
         self._look()
         before = self._usable
-        self._usable = frozenset((device.name, device.memory_mb) for device in self._board.devices)
+        self._usable = frozenset((device.name, device.memory_mb) for device in self._there.devices)
         return self._usable != before
 
     def free(self, running: Container[Job]) -> dict[str, int]:
@@ -170,7 +170,7 @@ class Places:
         if not self._named:
             return {}
         self._look()
-        return self._board.free(self._named, self._uses.values())
+        return self._there.free(self._named, self._uses.values())
 
     def slots(self, cores: int, now: float) -> list[Slot]:
         """The devices for units that ask; ``cores`` are free now."""
@@ -178,18 +178,18 @@ class Places:
             return []
         self._cores = max(self._cores, cores)
         self._look()
-        gpus = [device.name for device in self._board.devices if device.kind == GPU]
+        gpus = [device.name for device in self._there.devices if device.kind == GPU]
         allowed = self._withholding.allowances([_GPU + name for name in gpus], now)
         starts = {scope.removeprefix(_GPU): number for scope, number in allowed.items()}
-        return self._board.slots(self._uses.values(), starts, self._cores, now)
+        return self._there.slots(self._uses.values(), starts, self._cores, now)
 
     @property
     def busy(self) -> list[str]:
         """The devices of which others have something."""
-        return self._board.busy
+        return self._there.busy
 
     def _look(self) -> None:
-        self._board.look(self._uses.values(), self._named)
+        self._there.look(self._uses.values(), self._named)
 
 
 def _not_larger(failed: list[str], gpus: list[Device]) -> set[str]:

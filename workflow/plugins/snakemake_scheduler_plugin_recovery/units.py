@@ -15,8 +15,8 @@ from ripresa.journal import clock, devices, records
 from ripresa.journal.paths import Run
 from ripresa.placement.asking import Asked
 from ripresa.placement.assignment import Start
-from ripresa.placement.board import LOOK_S
 from ripresa.placement.durations import Durations
+from ripresa.placement.occupancy import LOOK_S
 from ripresa.placement.withholding import FREE, Outlook, Withholding
 from ripresa.recovery import admission
 from ripresa.recovery.escalation import Learnt
@@ -184,8 +184,7 @@ class Units:
         return changed
 
     def regrouped(self) -> bool:
-        """Whether jobs are in breakers that they were not in at their `outlook`, or in some no longer, or there
-        are other devices."""
+        """Whether jobs are in other breakers than at their `outlook`, or can have other devices."""
         before, self._meetings = self._meetings, self._withholding.meetings
         return self.places.moved() or self._meetings != before
 

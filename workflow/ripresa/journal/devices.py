@@ -28,7 +28,8 @@ RESOURCE = "gpu_device"
 
 PLACES = ("/run/lock", "/tmp")
 SLOT = "cpu"
-"""Names of this and a number (``cpu0``) are slots for units that use no GPU."""
+"""Names of this and a number (``cpu0``) are slots for units that use no GPU. Without a number it is none, and
+nothing to lease: such units run beside each other."""
 _PREFIX = "ripresa-device-"
 _LOOK = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _CLOCK_S = 0.1
@@ -100,6 +101,8 @@ def wanted(resource: str | None) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     for name, given in _entries(resource):
+        if name == SLOT:
+            continue
         if not name or not given.isdecimal() or not 1 <= int(given) <= shares.WHOLE:
             example = "a share is a whole number of percent, as in"
             raise DeviceError(f"{RESOURCE} {resource!r}: {example} {name or 'NAME'}@50")
@@ -109,7 +112,7 @@ def wanted(resource: str | None) -> dict[str, int]:
 
 def named(resource: str | None) -> list[str]:
     """The devices that a resource names, each once, in the order in which they are taken."""
-    return sorted({name for name, _ in _entries(resource)})
+    return sorted({name for name, _ in _entries(resource)} - {SLOT})
 
 
 def take(resource: str | None) -> list[DeviceLease] | None:
@@ -144,12 +147,12 @@ def environment(resource: str | None) -> dict[str, str]:
     variable of its own. Slots hide all GPUs. Of a device that it has in part, a command is told how much
     (RIPRESA_DEVICE_SHARE, a fraction), as is the driver: it keeps to that where MPS runs.
     """
-    parts = wanted(resource)
-    if not parts:
+    names = dict.fromkeys(name for name, _ in _entries(resource))
+    if not names:
         return {}
-    gpus = [name for name in dict.fromkeys(name for name, _ in _entries(resource)) if not is_slot(name)]
+    gpus = [name for name in names if not is_slot(name)]
     shown = ",".join(gpus)
-    share = min(parts.values())
+    share = min(wanted(resource).values(), default=shares.WHOLE)
     variables = {
         "CUDA_VISIBLE_DEVICES": shown,
         "ROCR_VISIBLE_DEVICES": shown,
@@ -163,7 +166,7 @@ def environment(resource: str | None) -> dict[str, str]:
 
 def is_slot(name: str) -> bool:
     """Whether a name is that of a slot for units that use no GPU."""
-    return name.startswith(SLOT) and name.removeprefix(SLOT).isdecimal()
+    return name == SLOT or (name.startswith(SLOT) and name.removeprefix(SLOT).isdecimal())
 
 
 def shares_free(names: Iterable[str]) -> dict[str, int]:

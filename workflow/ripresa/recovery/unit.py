@@ -124,6 +124,8 @@ def parse(arguments: list[str], text: str) -> Unit:
         raise ValueError(f"output {outputs[0]} of rule {rule} lies outside the run {run.dir}; put it inside")
     inputs, _, command = text.partition("\n")
     names = dict(item.split("=", 1) for item in options["--name"])
+    resources = dict(item.split("=", 1) for item in options["--resource"])
+    scopes = [f"{kind}:{name}" for kind, _, name in (s.partition("=") for s in options["--scope"])]
     return Unit(
         run,
         target,
@@ -133,12 +135,20 @@ def parse(arguments: list[str], text: str) -> Unit:
         names={name: outputs.index(path) for name, path in names.items() if path in outputs},
         inputs=inputs,
         command=command.rstrip("\n"),
-        scopes=[f"host:{processes.node()}"]
-        + [f"{kind}:{name}" for kind, _, name in (s.partition("=") for s in options["--scope"])],
-        resources=dict(item.split("=", 1) for item in options["--resource"]),
+        scopes=[f"host:{processes.node()}", *scopes, *_gpus(resources.get("gpu_device"), scopes)],
+        resources=resources,
         log=log,
         options=_options(run, rule, digest),
     )
+
+
+def _gpus(device: str | None, declared: list[str]) -> list[str]:
+    """The scopes of the GPUs that a unit was given, unless its rule says which they are."""
+    if not device or any(scope.startswith("gpu:") for scope in declared):
+        return []
+    from ripresa.journal.devices import is_slot, named
+
+    return [f"gpu:{name}" for name in named(device) if not is_slot(name)]
 
 
 def _stall(options: dict[str, Any], history: str, target: str) -> stall.Stall:

@@ -1,4 +1,4 @@
-"""The board: what is free of each device of this machine, beside what running units have and others use."""
+"""Occupancy: what is free of each device of this machine, beside what running units have and others use."""
 
 import math
 import os
@@ -44,7 +44,7 @@ class Use(NamedTuple):
         return max(self.seconds - elapsed, OVERDUE * elapsed) if self.seconds else math.inf
 
 
-class Board:
+class Occupancy:
     """The devices as they were at the last look, which is never older than `LOOK_S`."""
 
     def __init__(self, run: Run, settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
@@ -53,6 +53,7 @@ class Board:
         self._environment = dict(environment)
         self._looked = -math.inf
         self._foreign_mb: dict[str, int] = {}
+        self._foreign: dict[str, str] = {}
         self._others: dict[str, int] = {}
         self.devices: list[Device] = []
 
@@ -106,7 +107,7 @@ class Board:
 
     def reachable(self, cores: int) -> list[Device]:
         """All devices, those included that stand for cores where no slots are configured."""
-        if self._settings.get("cpu_slots") is not None:
+        if self._settings.get("cpu_slots"):
             return self.devices
         return [*self.devices, *(Device(f"{_ANY}{number}", CPU) for number in range(cores))]
 
