@@ -110,7 +110,8 @@ def test_the_solver_is_asked_only_where_greedy_may_be_beaten():
 
 def test_solver_remembers_and_ends_when_its_time_is_used_up():
     first = Problem((3, 4), (3, 4), (1, 0), ((3.0,), (4.0,)), (8.0,))
-    second = first._replace(capacity=(7.0,))
+    second = first._replace(capacity=(7.0,)).program()
+    first = first.program()
     solver = Cbc(time_limit=5.0, share=0.0, credit=1e-9)
     assert list(solver.solve(first)) == [0, 2]
     assert list(solver.solve(first)) == [0, 2]
@@ -128,17 +129,17 @@ def test_a_solver_that_is_late_does_not_hold_up_the_round():
     )
     solver = Cbc(time_limit=0.02)
     start = time.perf_counter()
-    solver.solve(hard)
+    solver.solve(hard.program())
     assert time.perf_counter() - start < 0.15
 
 
 def test_the_problems_of_a_round_share_its_time():
     problem = Problem((3, 4), (3, 4), (1, 0), ((3.0,), (4.0,)), (8.0,))
     solver = Cbc(time_limit=0.001)
-    assert solver.solve(problem) is None
+    assert solver.solve(problem.program()) is None
     solver._running.join()
-    assert solver.solve(problem._replace(capacity=(9.0,))) is None
-    assert solver.solve(problem) is not None, "what came late is known"
+    assert solver.solve(problem._replace(capacity=(9.0,)).program()) is None
+    assert solver.solve(problem.program()) is not None, "what came late is known"
 
 
 def test_a_broken_solver_is_said_once_and_done_without(monkeypatch):
@@ -157,7 +158,7 @@ def test_a_broken_solver_is_said_once_and_done_without(monkeypatch):
 
 def test_among_the_fullest_packings_the_preferred_jobs_win():
     problem = Problem((1, 1, 1), (4, 4, 2), (0, 9, 5), ((4.0,), (4.0,), (2.0,)), (6.0,))
-    assert list(solve(problem, 5.0)) == [0, 1, 1]
+    assert list(solve(problem.program(), 5.0)) == [0, 1, 1]
 
 
 def kind(priority=0, temp=0, rule=None, size=0, cores=1, **others):
