@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Container, Iterable
+from contextlib import suppress
 from typing import Any
 
 from ripresa.journal import attempts, devices, leases, records
@@ -10,6 +11,7 @@ from ripresa.journal.paths import Run
 from ripresa.placement import asking, assigned
 from ripresa.placement.asking import Asked
 from ripresa.placement.assignment import GPU, WHOLE, Option, Slot, Start
+from ripresa.placement.cost import Prediction
 from ripresa.placement.durations import Durations
 from ripresa.placement.inventory import Device
 from ripresa.placement.occupancy import Occupancy, Use, written
@@ -103,37 +105,21 @@ class Places:
     def start(self, job: Job, target: str, start: Start | None) -> bool:
         """A job starts, with what it is assigned; whether its resources are to be worked out anew."""
         kept = self._kept.pop(job, "")
-        if start is None and not kept:
-            assigned.withdraw(target)
-            named = job.resources.get(devices.RESOURCE)
-            if named:
-                self._use(job, target, str(named), 0, 0.0)
-            return False
-        if start is None:
-            self._use(job, target, kept, 0, 0.0)
+        unit = asking.asked(job.resources, job.name) if start else None
+        if start is None or unit is None:
+            self._use(job, target, kept or str(job.resources.get(devices.RESOURCE) or ""))
             assigned.give(target, kept)
-            return True
-        unit = asking.asked(job.resources, job.name)
-        assert unit is not None
-        on_gpu = start.kind == GPU
-        seconds, _ = self.predict(unit, start.kind)
-        share = unit.share if on_gpu else WHOLE
-        self._uses[job] = Use(
-            target,
-            dict.fromkeys(start.devices, share),
-            unit.memory_mb if on_gpu else 0,
-            time.time(),
-            seconds,
-        )
+            return bool(kept)
+        share, memory_mb = (unit.share, unit.memory_mb) if start.kind == GPU else (WHOLE, 0)
+        had = dict.fromkeys(start.devices, share)
+        self._uses[job] = Use(target, had, memory_mb, time.time(), self._predict(unit, start.kind))
         assigned.give(target, written(start.devices, share))
         return True
 
-    def _use(self, job: Job, target: str, named: str, memory_mb: int, seconds: float) -> None:
-        try:
-            shares = devices.wanted(named)
-        except devices.DeviceError:
-            return  # its guard says it
-        self._uses[job] = Use(target, shares, memory_mb, time.time(), seconds)
+    def _use(self, job: Job, target: str, named: str) -> None:
+        with suppress(devices.DeviceError):  # its guard says it
+            if shares := devices.wanted(named):
+                self._uses[job] = Use(target, shares, 0, time.time())
 
     def was_sent_back(self, job: Job, since: float) -> bool:
         """Whether a job that came back without an attempt met somebody else on its devices."""
@@ -149,11 +135,10 @@ class Places:
 
     def options(self, unit: Asked) -> tuple[Option, ...]:
         """How a unit can run, for `assign`."""
-        return asking.options(unit, self.predict)
+        return asking.options(unit, self._predict)
 
-    def predict(self, unit: Asked, kind: str) -> tuple[float, float]:
-        """The expected duration of a unit on a kind of device, in s, and its spread; 0.0 if not known."""
-        return self._durations.expected(unit.rule) or 0.0, 0.0
+    def _predict(self, unit: Asked, kind: str) -> Prediction:
+        return self._durations.predict(unit.rule, unit.cost, kind)
 
     def moved(self) -> bool:
         """Whether other devices can be used than at the last call: what is possible has changed."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ripresa.placement.assignment import CPU, GPU, WHOLE, Option
+from ripresa.placement.cost import Prediction
 from ripresa.placement.inventory import Device
 
 
@@ -23,8 +24,8 @@ class Asked(NamedTuple):
     """Devices on which it failed."""
 
 
-Predict = Callable[[Asked, str], tuple[float, float]]
-"""The expected duration in s on a kind of device and the spread of it, as `Option` has them."""
+Predict = Callable[[Asked, str], Prediction]
+"""The expected duration of a unit on a kind of device."""
 
 
 def asked(resources: Mapping[str, Any], rule: str) -> Asked | None:

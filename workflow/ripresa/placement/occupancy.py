@@ -10,17 +10,16 @@ from ripresa.journal import devices
 from ripresa.journal.paths import Run
 from ripresa.placement import inventory
 from ripresa.placement.assignment import CPU, WHOLE, Slot
+from ripresa.placement.cost import Prediction
 from ripresa.placement.inventory import Device
 
 LOOK_S = 1.0
 """The time between two looks at what others have."""
 
-OVERDUE = 0.1
-"""A unit that takes longer than expected is expected to take this part of its time so far in addition."""
-
 ENOUGH = 1 << 30
 """More than ever start at a time."""
 
+_NOTHING: Mapping[str, int] = {}
 _ANY = "cpu "
 """Names of this and a number are no devices: units beside the GPUs, as many as there are cores for."""
 
@@ -35,13 +34,12 @@ class Use(NamedTuple):
     """Of each."""
     since: float
     """By the clock of the day, in s, as all times here."""
-    seconds: float
-    """How long it is expected to take; 0.0 if nothing is known."""
+    expected: Prediction | None = None
+    """How long it takes; None if nothing is known."""
 
     def left(self, now: float) -> float:
         """How long it is expected to go on, in s; infinite if nothing is known."""
-        elapsed = max(0.0, now - self.since)
-        return max(self.seconds - elapsed, OVERDUE * elapsed) if self.seconds else math.inf
+        return math.inf if self.expected is None else self.expected.remaining(max(0.0, now - self.since))
 
 
 class Occupancy:
@@ -106,10 +104,8 @@ class Occupancy:
         return [name for name, percent in self._others.items() if percent > 0]
 
     def reachable(self, cores: int) -> list[Device]:
-        """All devices, those included that stand for cores where no slots are configured."""
-        if self._settings.get("cpu_slots"):
-            return self.devices
-        return [*self.devices, *(Device(f"{_ANY}{number}", CPU) for number in range(cores))]
+        """All devices, those included that stand for cores; see `with_cores`."""
+        return with_cores(self.devices, self._settings, cores)
 
     def slots(self, uses: Iterable[Use], starts: Mapping[str, int], cores: int, now: float) -> list[Slot]:
         """The devices for `assign`.
@@ -117,28 +113,48 @@ class Occupancy:
         ``uses`` are the running units, ``starts`` how many may start on devices whose breaker is open (none)
         or half-open, ``cores`` how many there are in all.
         """
-        taken: dict[str, list[Use]] = {}
-        for use in uses:
-            for name in use.devices:
-                taken.setdefault(name, []).append(use)
-        return [
-            self._slot(device, taken.get(device.name, []), starts.get(device.name, ENOUGH), now)
-            for device in self.reachable(cores)
-        ]
+        return slots(self.reachable(cores), uses, now, self._others, self._foreign_mb, starts)
 
-    def _slot(self, device: Device, uses: list[Use], starts: int, now: float) -> Slot:
+
+def slots(
+    there: Iterable[Device],
+    uses: Iterable[Use],
+    now: float,
+    others: Mapping[str, int] = _NOTHING,
+    foreign_mb: Mapping[str, int] = _NOTHING,
+    starts: Mapping[str, int] = _NOTHING,
+) -> list[Slot]:
+    """Devices as `assign` takes them: without what ``uses``, and ``others`` (percent), have of them.
+
+    ``foreign_mb`` is memory that is taken from the beginning, ``starts`` how many units may start on a
+    device, where that is limited.
+    """
+    taken: dict[str, list[Use]] = {}
+    for use in uses:
+        for name in use.devices:
+            taken.setdefault(name, []).append(use)
+    found = []
+    for device in there:
         name = device.name
-        others = max(0, self._others.get(name, 0))
-        free = WHOLE - sum(use.devices[name] for use in uses) - others
+        users, may, held = taken.get(name, []), starts.get(name, ENOUGH), max(0, others.get(name, 0))
+        free = WHOLE - sum(use.devices[name] for use in users) - held
         memory_mb = 0
         if device.memory_mb:
-            promised = sum(use.memory_mb for use in uses) + self._foreign_mb.get(name, 0)
+            promised = sum(use.memory_mb for use in users) + foreign_mb.get(name, 0)
             # What units that have just started will use is not used yet. Nothing left is not nothing known.
             memory_mb = min(device.free_mb, device.memory_mb - promised) or -1
-        free_in = max((use.left(now) for use in uses), default=0.0)
-        if others or not starts:
+        free_in = max((use.left(now) for use in users), default=0.0)
+        if held or not may:
             free_in = math.inf
-        return Slot(name, device.kind, max(0, free) if starts else 0, memory_mb, free_in, starts)
+        found.append(Slot(name, device.kind, max(0, free) if may else 0, memory_mb, free_in, may))
+    return found
+
+
+def with_cores(there: Iterable[Device], settings: Mapping[str, Any], cores: int) -> list[Device]:
+    """Devices, and where no slots for units beside the GPUs are configured, one that stands for each core."""
+    if settings.get("cpu_slots"):
+        return list(there)
+    return [*there, *(Device(f"{_ANY}{number}", CPU) for number in range(cores))]
 
 
 def written(names: Iterable[str], share: int) -> str:
