@@ -24,18 +24,16 @@ class Gpu(NamedTuple):
     """A GPU, or a MIG instance of one."""
 
     uuid: str
-    """Empty if it was lost before anybody asked."""
+    """Made up if it was lost before anybody asked."""
     index: int
     """Of the GPU, by PCI address; instances have that of theirs."""
     model: str = ""
     memory_mb: int = 0
     free_mb: int = 0
-    capability: tuple[int, int] = (0, 0)
     parent: str = ""
     """The UUID of the GPU that an instance belongs to."""
     problem: str = ""
     """What NVML says of one that cannot be used."""
-    handle: Any = None
 
 
 class Nvml:
@@ -53,21 +51,29 @@ class Nvml:
             try:
                 found += self._ask(index)
             except self._library.NVMLError as error:
-                known = self._known.get(index, Gpu("", index))
+                known = self._known.get(index, Gpu(f"lost-{index}", index))
                 found.append(known._replace(free_mb=0, problem=str(error)))
         return found
 
-    def processes(self, gpu: Gpu) -> list[Process]:
-        """Who computes on a GPU now; empty where that cannot be told."""
-        return self._running(self._library.nvmlDeviceGetComputeRunningProcesses, gpu)
-
-    def desktop(self, gpu: Gpu) -> list[Process]:
-        """Who draws with a GPU now, which most often is the screen of the machine."""
-        return self._running(self._library.nvmlDeviceGetGraphicsRunningProcesses, gpu)
-
-    def _running(self, ask: Any, gpu: Gpu) -> list[Process]:
+    def knows(self, uuid: str) -> bool:
+        """Whether there is such a GPU, and it answers."""
         try:
-            found = ask(gpu.handle)
+            self._library.nvmlDeviceGetMemoryInfo(self._library.nvmlDeviceGetHandleByUUID(uuid))
+        except self._library.NVMLError:
+            return False
+        return True
+
+    def processes(self, uuid: str) -> list[Process]:
+        """Who computes on a GPU now; empty where that cannot be told."""
+        return self._running(self._library.nvmlDeviceGetComputeRunningProcesses, uuid)
+
+    def desktop(self, uuid: str) -> list[Process]:
+        """Who draws with a GPU now, which most often is the screen of the machine."""
+        return self._running(self._library.nvmlDeviceGetGraphicsRunningProcesses, uuid)
+
+    def _running(self, ask: Any, uuid: str) -> list[Process]:
+        try:
+            found = ask(self._library.nvmlDeviceGetHandleByUUID(uuid))
         except self._library.NVMLError:
             return []
         used = [None if one.usedGpuMemory is None else one.usedGpuMemory // MB for one in found]
@@ -77,20 +83,17 @@ class Nvml:
         library = self._library
         handle = library.nvmlDeviceGetHandleByIndex(index)
         uuid, model = library.nvmlDeviceGetUUID(handle), library.nvmlDeviceGetName(handle)
-        whole = Gpu(uuid, index, model, handle=handle)
-        self._known[index] = whole
-        whole = whole._replace(capability=tuple(library.nvmlDeviceGetCudaComputeCapability(handle)))
+        whole = self._known[index] = Gpu(uuid, index, model)
         if not self._is_split(handle):
-            return [self._with_memory(whole)]
+            return [self._with_memory(whole, handle)]
         parts = []
         for number in range(library.nvmlDeviceGetMaxMigDeviceCount(handle)):
             try:
                 part = library.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)
             except library.NVMLError:  # no instance there
                 continue
-            name = library.nvmlDeviceGetName(part)
-            found = whole._replace(uuid=library.nvmlDeviceGetUUID(part), model=name, parent=uuid, handle=part)
-            parts.append(self._with_memory(found))
+            one = Gpu(library.nvmlDeviceGetUUID(part), index, library.nvmlDeviceGetName(part), parent=uuid)
+            parts.append(self._with_memory(one, part))
         return parts
 
     def _is_split(self, handle: Any) -> bool:
@@ -99,24 +102,34 @@ class Nvml:
         except self._library.NVMLError:  # most models cannot be split
             return False
 
-    def _with_memory(self, gpu: Gpu) -> Gpu:
+    def _with_memory(self, gpu: Gpu, handle: Any) -> Gpu:
         try:
             # Without what the driver reserves, which drivers before 510 count as used.
-            memory = self._library.nvmlDeviceGetMemoryInfo(gpu.handle, self._library.nvmlMemory_v2)
+            memory = self._library.nvmlDeviceGetMemoryInfo(handle, self._library.nvmlMemory_v2)
         except self._library.NVMLError as error:
             if error.value != self._library.NVML_ERROR_FUNCTION_NOT_FOUND:
                 raise
-            memory = self._library.nvmlDeviceGetMemoryInfo(gpu.handle)
+            memory = self._library.nvmlDeviceGetMemoryInfo(handle)
         return gpu._replace(memory_mb=memory.total // MB, free_mb=memory.free // MB)
 
 
-@cache
 def nvml() -> Nvml | None:
     """The library of this process; None where there is none, or no driver that answers it."""
+    return _start()[0]
+
+
+def refusal() -> str:
+    """Why the library does not work although it is there; empty if it does, or there is none."""
+    return _start()[1]
+
+
+@cache
+def _start() -> tuple[Nvml | None, str]:
     import pynvml
 
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    return Nvml(pynvml)
+    except pynvml.NVMLError as error:
+        absent = pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED
+        return None, "" if error.value in absent else str(error)
+    return Nvml(pynvml), ""
