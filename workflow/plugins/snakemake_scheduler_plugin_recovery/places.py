@@ -169,9 +169,14 @@ class Places:
         return self._there.slots(self._uses.values(), starts, self._cores, now)
 
     @property
-    def busy(self) -> list[str]:
-        """The devices of which others have something."""
-        return self._there.busy
+    def busy(self) -> dict[str, str]:
+        """The devices of which others have something, and what is known of that."""
+        return self._there.busy if self._asked or self._named else {}
+
+    @property
+    def idle(self) -> bool:
+        """Whether no unit of this process has a device."""
+        return not self._uses
 
     def _look(self) -> None:
         self._there.look(self._uses.values(), self._named)

@@ -117,6 +117,7 @@ class Scheduler(SchedulerBase):
         times = list(self._waiting.values())
         if self._units and closed and len(self._ready):
             times.append(clock.steady() + self._units.opens(closed, now) - now)
+            self._units.tell_waiting(self._ready.asking)
         if times:
             self._alarm.set(min(times))
 

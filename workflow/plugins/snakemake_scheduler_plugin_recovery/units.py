@@ -59,6 +59,8 @@ class Units:
         self._learnt = Learnt(run)
         self._learnt.refresh()
         self._renewing = False
+        self._told = ""
+        """What was said last of the devices that others have."""
         self.durations = Durations.of(run)
         self.places = Places(run, self._withholding, self.durations)
 
@@ -210,6 +212,16 @@ class Units:
         if any(name.startswith(DEVICE) for name in closed):
             times.append(now + LOOK_S)
         return min(times, default=now)
+
+    def tell_waiting(self, asking: int) -> None:
+        """Say for what units that ask for devices wait, once, where others have all that there is."""
+        if not asking or not self.places.idle:
+            self._told = ""
+            return
+        why = "; ".join(f"{name}: {reason}" for name, reason in sorted(self.places.busy.items()))
+        if why and why != self._told:
+            self._logger.warning(f"{asking} units wait for a device: {why}")
+        self._told = why
 
 
 def units_of(dag: Any, logger: logging.Logger) -> Units | None:

@@ -79,6 +79,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--profile", metavar="NAME", help="plan the calls with this profile; kept as plan.json of the run"
     )
     plan.add_argument("--yes", action="store_true", help="confirm what is beyond the budget")
+    plan.add_argument(
+        "--placement", action="store_true", help="which unit would run on which device, when and why"
+    )
     _add_snakemake(plan, "plan -- --forceall")
 
     commands.add("verify", "whether every published file still is what was published")

@@ -205,7 +205,9 @@ class _Play:
         job = self._jobs[target]
         unit = asking.asked(job.resources, job.rule) if start else None
         if start is None or unit is None:
-            return Placed(target, job.rule, None, (), WHOLE, now, now + self._predict(target, CPU).seconds, "")
+            return Placed(
+                target, job.rule, None, (), WHOLE, now, now + self._predict(target, CPU).seconds, ""
+            )
         share = unit.share if start.kind == GPU else WHOLE
         end = now + self._predict(target, start.kind).seconds
         return Placed(target, job.rule, start.kind, start.devices, share, now, end, start.why)

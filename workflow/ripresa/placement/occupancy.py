@@ -51,7 +51,8 @@ class Occupancy:
         self._environment = dict(environment)
         self._looked = -math.inf
         self._foreign_mb: dict[str, int] = {}
-        self._foreign: dict[str, str] = {}
+        self._alone: dict[str, str] = {}
+        """The devices that are left alone, and why."""
         self._others: dict[str, int] = {}
         self.devices: list[Device] = []
 
@@ -71,6 +72,9 @@ class Occupancy:
         for device in self.devices:
             if device.name not in ours:
                 self._foreign_mb[device.name] = max(0, device.memory_mb - device.free_mb)
+        self._alone = {
+            device.name: why for device in self.devices if (why := inventory.busy(device, self._settings))
+        }
         left = devices.shares_free({*(device.name for device in self.devices), *named})
         self._others = {
             name: WHOLE - free - self._leased(name, ours.get(name, set()))
@@ -99,9 +103,12 @@ class Occupancy:
         return {name: max(0, percent) for name, percent in left.items()}
 
     @property
-    def busy(self) -> list[str]:
-        """The devices of which others have something."""
-        return [name for name, percent in self._others.items() if percent > 0]
+    def busy(self) -> dict[str, str]:
+        """The devices of which others have something, and what is known of that."""
+        leased = {
+            name: f"{percent} % of it are leased" for name, percent in self._others.items() if percent > 0
+        }
+        return {**leased, **self._alone}
 
     def reachable(self, cores: int) -> list[Device]:
         """All devices, those included that stand for cores; see `with_cores`."""
@@ -113,7 +120,8 @@ class Occupancy:
         ``uses`` are the running units, ``starts`` how many may start on devices whose breaker is open (none)
         or half-open, ``cores`` how many there are in all.
         """
-        return slots(self.reachable(cores), uses, now, self._others, self._foreign_mb, starts)
+        others = {**self._others, **dict.fromkeys(self._alone, WHOLE)}
+        return slots(self.reachable(cores), uses, now, others, self._foreign_mb, starts)
 
 
 def slots(

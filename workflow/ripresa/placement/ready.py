@@ -86,6 +86,11 @@ class Ready(Generic[Job]):
         stock.size += 1
         self._home[job] = stock
 
+    @property
+    def asking(self) -> int:
+        """How many of them ask for devices."""
+        return sum(stock.size for stock in self._stocks.values() if stock.kind.asked)
+
     def remove(self, jobs: Iterable[Job]) -> None:
         """Forget jobs, whether they are here or not."""
         for job in jobs:
