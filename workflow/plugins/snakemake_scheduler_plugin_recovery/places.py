@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Container, Iterable
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 from ripresa.journal import attempts, devices, leases, records
@@ -38,8 +39,12 @@ class Places:
         """Devices that rules name."""
         self._usable: frozenset[tuple[str, int]] = frozenset()
         self._asked = False
-        self._there = Occupancy(run, records.read_json(run.devices) or {}, os.environ)
         self._cores = 0
+
+    @cached_property
+    def _there(self) -> Occupancy:
+        # Written when the run starts, which comes after the scheduler was made.
+        return Occupancy(self._run, records.read_json(self._run.devices) or {}, os.environ)
 
     def asked(self, job: Job, target: str) -> Asked | None:
         """What a job asks for; None if it asks for nothing, or is to start with what it has already."""

@@ -97,7 +97,7 @@ class Units:
             self._logger.warning(f"cannot read the attempts of {targets[0]}, so it does not wait: {error}")
             return FREE
         if asked and not outlook.stopped and self._refused(job, asked):
-            outlook = outlook._replace(stopped=True)
+            outlook = Outlook(stopped=True, attempts=outlook.attempts + 1)
         if outlook.stopped:
             job.attempt = job.restart_times + 1
             self._started.pop(job, None)
