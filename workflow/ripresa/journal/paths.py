@@ -33,6 +33,7 @@ class Run:
         self.events = self.dir + "/logs/run_events.jsonl"
         self.leases = self.journal + "/leases"
         self.breakers = self.journal + "/breakers.json"
+        self.devices = self.journal + "/devices.jsonl"
         self.units = self.journal + "/units.jsonl"
         self.recovery = self.journal + "/recovery.json"
         self.controller = self.journal + "/controller.lock"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from ripresa.journal import attempts, clock, records
+from ripresa.journal import attempts, clock, devices, records
 from ripresa.journal.paths import Run
 from ripresa.recovery import breaker, policy
 
@@ -136,7 +136,9 @@ class Withholding:
 
 
 def _scopes(record: dict[str, Any]) -> Iterable[str]:
-    """The scopes of an attempt that its unit belongs to wherever it runs next: not the host it ran on."""
+    """The scopes of an attempt that its unit belongs to wherever it runs next: not the host it ran on, nor
+    the GPUs."""
+    gpus = {f"gpu:{name}" for name in devices.named(record.get("device"))}
     for scope in record.get("scopes") or []:
-        if isinstance(scope, str) and not scope.startswith("host:"):
+        if isinstance(scope, str) and not scope.startswith("host:") and scope not in gpus:
             yield scope
