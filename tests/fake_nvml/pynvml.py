@@ -2,8 +2,8 @@
 
 First on the path, it takes the place of the package, runs the package's own code and puts `Library` where
 that would load libnvidia-ml. What there is on the machine stands in the JSON file that FAKE_NVML names, read
-at every call: a list of GPUs with ``uuid``, ``model``, ``memory_mb``, ``used_mb``, ``processes`` and
-``graphics`` (pairs of process and MB or null), ``error`` (a code that every question about it gets) and
+at every call: a list of GPUs with ``uuid``, ``model``, ``address``, ``memory_mb``, ``used_mb``, ``processes``
+and ``graphics`` (pairs of process and MB or null), ``error`` (a code that every question about it gets) and
 ``mig`` (a list of the same, null where there is no instance). Without the file there is no driver.
 """
 
@@ -65,6 +65,11 @@ class Library:
     @staticmethod
     def nvmlDeviceGetName(handle, text, length):
         text.value = _of(handle).get("model", "NVIDIA A100").encode()
+        return _OK
+
+    @staticmethod
+    def nvmlDeviceGetPciInfo_v3(handle, info):
+        info._obj.busId = b"0000%s" % _of(handle).get("address", "0000:01:00.0").upper().encode()
         return _OK
 
     @staticmethod

@@ -44,7 +44,7 @@ class Places:
     @cached_property
     def _there(self) -> Occupancy:
         # Written when the run starts, which comes after the scheduler was made.
-        return Occupancy(self._run, records.read_json(self._run.devices) or {}, os.environ)
+        return Occupancy(self._run, records.read_json(self._run.device_settings) or {}, os.environ)
 
     def asked(self, job: Job, target: str) -> Asked | None:
         """What a job asks for; None if it asks for nothing, or is to start with what it has already."""

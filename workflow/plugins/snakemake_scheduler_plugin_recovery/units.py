@@ -88,11 +88,10 @@ class Units:
             scopes.append(f"host:{_HOST}")
             asked = None if job.is_group() else self.places.asked(job, targets[0])
             named = {} if asked else _devices(job)
+            scopes += [f"gpu:{name}" for name in named if not devices.is_slot(name)]
             left = [name for name in named if self.places.has(name, targets)]
         try:
-            outlook = self._withholding.outlook(
-                targets, scopes=scopes, retried=job.attempt > 1, anywhere=asked is not None
-            )
+            outlook = self._withholding.outlook(targets, scopes=scopes, retried=job.attempt > 1)
         except OSError as error:
             self._logger.warning(f"cannot read the attempts of {targets[0]}, so it does not wait: {error}")
             return FREE

@@ -33,7 +33,7 @@ def placement(
     from ripresa.placement.occupancy import with_cores, written
 
     if settings is None:
-        settings = records.read_json(run.devices) or {}
+        settings = records.read_json(run.device_settings) or {}
     cores, durations = _cores(arguments), Durations.of(run)
     there = devices(settings, os.environ)
     listed = [

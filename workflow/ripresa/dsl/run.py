@@ -67,7 +67,7 @@ class Campaign:
             os.environ["RIPRESA_FORCED"] = "1"
         policy = {**policy, "rules": [*(policy.get("rules") or []), *self.rules]}
         records.write_json(self.run.recovery, policy)
-        records.write_json(self.run.devices, dict(devices or {}))
+        records.write_json(self.run.device_settings, dict(devices or {}))
         for digest, options in self.guards.items():
             records.write_json(self.run.guard(digest), options)
         if self.escalated or os.path.exists(self.run.escalated):

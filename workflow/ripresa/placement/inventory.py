@@ -16,7 +16,6 @@ from ripresa.placement.visible import named, selected
 
 FOREIGN_MB = 300
 """A process that computes on a GPU takes so much of its memory before it does anything."""
-_UUIDS = ("GPU-", "MIG-")
 
 
 class Device(NamedTuple):
@@ -135,7 +134,7 @@ def _configured(
         meant = named(name, names, names)
         if meant is not None:
             chosen[meant] = found[names.index(meant)]
-        elif names and name.startswith(_UUIDS):
+        elif names and name.startswith(nvml.UUIDS):
             problems.append(f"devices.gpus has {name}, which this machine does not (any more)")
         else:
             chosen[name] = Device(name, GPU, memory_mb, memory_mb, given.get("model", ""), name)

@@ -10,6 +10,8 @@ from functools import cache
 from typing import Any, NamedTuple
 
 MB = 1 << 20
+UUIDS = ("GPU-", "MIG-")
+"""What UUIDs begin with."""
 
 
 class Process(NamedTuple):
@@ -30,6 +32,8 @@ class Gpu(NamedTuple):
     model: str = ""
     memory_mb: int = 0
     free_mb: int = 0
+    address: str = ""
+    """Of its PCI slot, as `shortened` has it."""
     parent: str = ""
     """The UUID of the GPU that an instance belongs to."""
     problem: str = ""
@@ -83,7 +87,8 @@ class Nvml:
         library = self._library
         handle = library.nvmlDeviceGetHandleByIndex(index)
         uuid, model = library.nvmlDeviceGetUUID(handle), library.nvmlDeviceGetName(handle)
-        whole = self._known[index] = Gpu(uuid, index, model)
+        address = shortened(library.nvmlDeviceGetPciInfo(handle).busId)
+        whole = self._known[index] = Gpu(uuid, index, model, address=address)
         if not self._is_split(handle):
             return [self._with_memory(whole, handle)]
         parts = []
@@ -92,7 +97,8 @@ class Nvml:
                 part = library.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)
             except library.NVMLError:  # no instance there
                 continue
-            one = Gpu(library.nvmlDeviceGetUUID(part), index, library.nvmlDeviceGetName(part), parent=uuid)
+            name = library.nvmlDeviceGetName(part)
+            one = whole._replace(uuid=library.nvmlDeviceGetUUID(part), model=name, parent=uuid)
             parts.append(self._with_memory(one, part))
         return parts
 
@@ -111,6 +117,12 @@ class Nvml:
                 raise
             memory = self._library.nvmlDeviceGetMemoryInfo(handle)
         return gpu._replace(memory_mb=memory.total // MB, free_mb=memory.free // MB)
+
+
+def shortened(address: str | bytes) -> str:
+    """A PCI address as the kernel's messages have it: ``0000:3b:00``."""
+    text = address.decode() if isinstance(address, bytes) else address
+    return text.lower().partition(".")[0][-10:]
 
 
 def nvml() -> Nvml | None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ripresa.journal import devices
+from ripresa.journal import devices, exclusions
 from ripresa.journal.paths import Run
 from ripresa.placement import inventory
 from ripresa.placement.assignment import CPU, WHOLE, Slot
@@ -55,6 +55,7 @@ class Occupancy:
         """The devices that are left alone, and why."""
         self._others: dict[str, int] = {}
         self.devices: list[Device] = []
+        """Those that the run may use."""
 
     def look(self, uses: Iterable[Use] = (), named: Iterable[str] = ()) -> None:
         """See what devices there are and who has them, or ``named`` ones, if the last look is too old.
@@ -64,7 +65,9 @@ class Occupancy:
         if time.monotonic() < self._looked + LOOK_S:
             return
         self._looked = time.monotonic()
-        self.devices = inventory.devices(self._settings, self._environment)
+        excluded = exclusions.excluded(self._run)
+        found = inventory.devices(self._settings, self._environment)
+        self.devices = [device for device in found if device.name not in excluded]
         ours: dict[str, set[str]] = {}
         for use in uses:
             for name in use.devices:

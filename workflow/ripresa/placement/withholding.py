@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from ripresa.journal import attempts, clock, records
+from ripresa.journal import attempts, clock, devices, records
 from ripresa.journal.paths import Run
 from ripresa.placement.asking import Asked
 from ripresa.recovery import breaker, policy
@@ -54,12 +54,11 @@ class Withholding:
         *,
         scopes: Iterable[str] = (),
         retried: bool = False,
-        anywhere: bool = False,
     ) -> Outlook:
         """What holds for a job of these units: of a group of units, all that holds for one of them.
 
         ``scopes`` are those it is known to belong to beforehand; ``retried`` says that it was started
-        in this session already, ``anywhere`` that it may get other devices than it had.
+        in this session already.
         """
         not_before, belongs, stopped, attempted, escalated = 0.0, set(scopes), False, 0, False
         for target in targets:
@@ -69,7 +68,7 @@ class Withholding:
             attempted += number if isinstance(number, int) else 0
             if decision == "retry":
                 not_before = max(not_before, self._until(target, record))
-                belongs.update(_scopes(record, "host:", *(("gpu:",) if anywhere else ())))
+                belongs.update(_scopes(record))
                 escalated |= bool(record.get("changes"))
             elif decision == "refused":
                 stopped |= record.get("session") == self._session
@@ -149,8 +148,10 @@ class Withholding:
             self._stamp, self._breakers = stamp, breaker.load(self._run)
 
 
-def _scopes(record: dict[str, Any], *changing: str) -> Iterable[str]:
-    """The scopes of an attempt that its unit belongs to wherever it runs next: none of changing kinds."""
+def _scopes(record: dict[str, Any]) -> Iterable[str]:
+    """The scopes of an attempt that its unit belongs to wherever it runs next: not the host it ran on, nor
+    the GPUs."""
+    gpus = {f"gpu:{name}" for name in devices.named(record.get("device"))}
     for scope in record.get("scopes") or []:
-        if isinstance(scope, str) and not scope.startswith(changing):
+        if isinstance(scope, str) and not scope.startswith("host:") and scope not in gpus:
             yield scope

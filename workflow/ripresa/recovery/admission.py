@@ -39,6 +39,22 @@ def refusal(unit: Unit, last: dict[str, Any]) -> str | None:
                 f"correct the cause, then `ripresa release {unit.target}`"
             )
         blame.release(unit, last, changed)
+    return _broken(unit)
+
+
+def _broken(unit: Unit) -> str | None:
+    """Which of its devices the run leaves alone because it is broken; None if it has none such."""
+    if not unit.resources.get("gpu_device") or not os.path.exists(unit.run.devices):
+        return None
+    from ripresa.journal import devices, exclusions
+
+    excluded = exclusions.excluded(unit.run)
+    for name in devices.named(unit.resources["gpu_device"]):
+        if name in excluded:
+            return (
+                f"device {name} is excluded: {excluded[name]}; once it is well again, "
+                f"`ripresa release --device {name}`"
+            )
     return None
 
 

@@ -125,7 +125,6 @@ def parse(arguments: list[str], text: str) -> Unit:
     inputs, _, command = text.partition("\n")
     names = dict(item.split("=", 1) for item in options["--name"])
     resources = dict(item.split("=", 1) for item in options["--resource"])
-    scopes = [f"{kind}:{name}" for kind, _, name in (s.partition("=") for s in options["--scope"])]
     return Unit(
         run,
         target,
@@ -135,20 +134,22 @@ def parse(arguments: list[str], text: str) -> Unit:
         names={name: outputs.index(path) for name, path in names.items() if path in outputs},
         inputs=inputs,
         command=command.rstrip("\n"),
-        scopes=[f"host:{processes.node()}", *scopes, *_gpus(resources.get("gpu_device"), scopes)],
+        scopes=[f"host:{processes.node()}"]
+        + [f"{kind}:{name}" for kind, _, name in (s.partition("=") for s in options["--scope"])]
+        + _gpus(resources.get("gpu_device")),
         resources=resources,
         log=log,
         options=_options(run, rule, digest),
     )
 
 
-def _gpus(device: str | None, declared: list[str]) -> list[str]:
-    """The scopes of the GPUs that a unit was given, unless its rule says which they are."""
-    if not device or any(scope.startswith("gpu:") for scope in declared):
+def _gpus(named: str | None) -> list[str]:
+    """The scopes of the GPUs that a unit has."""
+    if not named:
         return []
-    from ripresa.journal.devices import is_slot, named
+    from ripresa.journal import devices
 
-    return [f"gpu:{name}" for name in named(device) if not is_slot(name)]
+    return [f"gpu:{name}" for name in devices.named(named) if not devices.is_slot(name)]
 
 
 def _stall(options: dict[str, Any], history: str, target: str) -> stall.Stall:
