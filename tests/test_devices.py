@@ -363,8 +363,8 @@ def test_a_start_in_vain_costs_no_retry(sharing):
     """Somebody takes the device between the look of the scheduler and that of the guard, again and again."""
     sharing.units(d=1)
     snakefile = sharing.directory / "Snakefile"
-    blind = "from ripresa.journal import devices\ndevices.held = lambda names: []\n"
-    snakefile.write_text(blind + snakefile.read_text())
+    blind = "devices.shares_free = lambda names: dict.fromkeys(names, 100)"
+    snakefile.write_text(f"from ripresa.journal import devices\n{blind}\n{snakefile.read_text()}")
     process, _ = other("gpu1")
     try:
         controller = sharing.start("--retries", "3")

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _LONGEST_PAUSE_S = 60.0
 """Timers stand still while a machine sleeps."""
 
+NO_DEVICE = "no_device"
+"""What stands in place of a classifier rule where there is nothing that a unit could run on."""
+
 
 def refusal(unit: Unit, last: dict[str, Any]) -> str | None:
     """Why the policy has stopped this unit, or None if it may run."""
@@ -73,7 +76,7 @@ def refuse(unit: Unit, evidence: str) -> bool:
         number = attempts.last(unit.run, unit.target).get("attempt", 0) + 1
         record = new_record(unit, number, clock.iso())
         record.update(outcome="failed", failure_class="configuration", evidence=evidence, decision="refused")
-        record.update(classifier_rule="scheduler", reason=evidence, log=None)
+        record.update(classifier_rule=NO_DEVICE, reason=evidence, log=None, ended=record["started"])
         records.append(unit.run.attempts(unit.target), record)
     finally:
         lease.release()
