@@ -27,8 +27,8 @@ class Gpu(NamedTuple):
 
     uuid: str
     """Made up if it was lost before anybody asked."""
-    index: int
-    """Of the GPU, by PCI address; instances have that of theirs."""
+    number: int
+    """Of the GPU, from 0 by PCI address; instances have that of theirs."""
     model: str = ""
     memory_mb: int = 0
     free_mb: int = 0
