@@ -99,7 +99,7 @@ def _usable(environment: Mapping[str, str]) -> tuple[list[Device], list[str]]:
         if not gpu.problem
     ]
     problems = [f"NVML does not work: {nvml.refusal()}"] if nvml.refusal() else []
-    problems += [f"GPU {gpu.index}, {gpu.uuid}: {gpu.problem}" for gpu in found if gpu.problem]
+    problems += [f"GPU {gpu.number}, {gpu.uuid}: {gpu.problem}" for gpu in found if gpu.problem]
     if _is_ambiguous(environment, found):
         problems.append(
             "CUDA_VISIBLE_DEVICES has indices and the GPUs are of several models; they are counted by PCI "
@@ -129,7 +129,7 @@ def _configured(
     chosen: dict[str, Device] = {}
     problems = []
     for entry in entries:
-        given = entry if isinstance(entry, Mapping) else {"name": str(entry)}
+        given: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {"name": str(entry)}
         name, memory_mb = given["name"], given.get("memory_mb", 0)
         meant = named(name, names, names)
         if meant is not None:

@@ -27,8 +27,8 @@ class Gpu(NamedTuple):
 
     uuid: str
     """Made up if it was lost before anybody asked."""
-    index: int
-    """Of the GPU, by PCI address; instances have that of theirs."""
+    number: int
+    """Of the GPU, from 0 by PCI address; instances have that of theirs."""
     model: str = ""
     memory_mb: int = 0
     free_mb: int = 0
@@ -137,11 +137,26 @@ def refusal() -> str:
 
 @cache
 def _start() -> tuple[Nvml | None, str]:
-    import pynvml
-
+    try:
+        import pynvml
+    except ImportError:
+        return None, ""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
         absent = pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED
         return None, "" if error.value in absent else str(error)
     return Nvml(pynvml), ""
+
+
+def main() -> None:
+    """Print the GPUs of this machine and those of their instances as JSON: UUID, PCI address and problem."""
+    import json
+
+    library = nvml()
+    gpus = library.gpus() if library else []
+    print(json.dumps([(gpu.uuid, gpu.address, gpu.problem) for gpu in gpus]))
+
+
+if __name__ == "__main__":
+    main()

@@ -83,8 +83,9 @@ class _Attempt:
 
     def _beat(self, progress: Progress) -> None:
         try:
-            for lease in (self.lease, *self.devices):
-                lease.beat()
+            self.lease.beat()
+            for device in self.devices:
+                device.beat()
         except OSError:
             return  # a beat more or less is no reason to end what runs
         if progress.changed and progress.value is not None:

@@ -6,8 +6,11 @@ so of the hardware (in the attempt's log, or in the kernel's while it ran), or t
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 
 from ripresa.journal.devices import is_slot
@@ -32,6 +35,8 @@ _HARDWARE = re.compile(
 )
 _KERNEL = re.compile(rb"\d+,\d+,(\d+),[^;]*;(.*)")
 _RECORD = 8192
+_PATIENCE_S = 30.0
+_PACKAGES = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _SHOWN = 300
 _TELLING = 4
 """Shorter names (``0``) are in too many lines to mean anything there."""
@@ -46,7 +51,7 @@ def faults(names: Sequence[str], log: str, seconds: float) -> dict[str, str]:
     gpus = [name for name in names if not is_slot(name)]
     known = _known()
     found = {name: problem for name in gpus if (problem := _lost(name, known))}
-    places = {name: known[name].address for name in gpus if name in known}
+    places = {name: known[name][0] for name in gpus if name in known}
     unnamed = gpus if len(gpus) == 1 else []
     lines = [(line, unnamed) for line in log.splitlines()] + [(line, []) for line in _kernel(seconds)]
     for line, otherwise in lines:
@@ -55,7 +60,7 @@ def faults(names: Sequence[str], log: str, seconds: float) -> dict[str, str]:
             continue
         address = nvml.shortened(evidence.groupdict().get("address") or "")
         meant = [name for name in gpus if _names(line, name) or (address and places.get(name) == address)]
-        if not meant and all(gpu.address != address for gpu in known.values()):
+        if not meant and address not in {place for place, _ in known.values()}:
             meant = otherwise
         for name in meant:
             found.setdefault(name, line.strip()[:_SHOWN])
@@ -74,15 +79,30 @@ def _names(line: str, name: str) -> bool:
     return len(name) >= _TELLING and bool(re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", line))
 
 
-def _known() -> dict[str, nvml.Gpu]:
-    library = nvml.nvml()
-    return {gpu.uuid: gpu for gpu in library.gpus()} if library else {}
+def _known() -> dict[str, tuple[str, str]]:
+    """PCI address and problem of the GPUs that NVML knows, by UUID.
+
+    Asked by another process, which has the installed packages and may hang, as what asks a lost GPU may.
+    """
+    path = os.pathsep.join(filter(None, [_PACKAGES, os.environ.get("PYTHONPATH")]))
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-m", nvml.__name__],
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PATIENCE_S,
+            check=True,
+        )
+        return {uuid: (address, problem) for uuid, address, problem in json.loads(asked.stdout)}
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return {}
 
 
-def _lost(name: str, known: dict[str, nvml.Gpu]) -> str:
+def _lost(name: str, known: dict[str, tuple[str, str]]) -> str:
     """What NVML says of a device that it has lost; empty if it has not, or does not know."""
     if name in known:
-        return f"NVML: {known[name].problem}" if known[name].problem else ""
+        return f"NVML: {known[name][1]}" if known[name][1] else ""
     is_gone = bool(known) and name.startswith(nvml.UUIDS) and name not in {gpu.name for gpu in rocm.gpus({})}
     return "NVML: no such GPU any more" if is_gone else ""
 
