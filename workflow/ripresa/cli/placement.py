@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ripresa.cli.answers import Refusal, Table, count, cut, lasted, local
-from ripresa.journal import clock, records
+from ripresa.journal import clock, exclusions, records
 from ripresa.journal.paths import Run
 from ripresa.journal.text import printable
 
@@ -29,13 +29,11 @@ def placement(
     """
     from ripresa.placement.durations import Durations
     from ripresa.placement.forecast import LEVEL, Job, forecast
-    from ripresa.placement.inventory import devices
     from ripresa.placement.occupancy import with_cores, written
 
-    if settings is None:
-        settings = records.read_json(run.device_settings) or {}
+    settings = _settings(run, settings)
     cores, durations = _cores(arguments), Durations.of(run)
-    there = devices(settings, os.environ)
+    there = _devices(run, settings)
     listed = [
         Job(
             str(job["target"]),
@@ -80,6 +78,26 @@ def placement(
             "guessed": len(listed) - known,
         },
     }
+
+
+def kinds(document: Mapping[str, Any]) -> dict[str, str]:
+    """The kind of device that each unit of a placement runs on, of those that have one."""
+    of = {device["name"]: device["kind"] for device in document["devices"]}
+    return {
+        unit["target"]: of.get(unit["device"].partition(",")[0].partition("@")[0], "cpu")
+        for unit in document["units"]
+        if unit["device"]
+    }
+
+
+def beside_gpus(
+    run: Run, jobs: Iterable[Mapping[str, Any]], settings: Mapping[str, Any] | None
+) -> dict[str, str]:
+    """The units that could use a GPU and run without one, because there is none here."""
+    either = [job["target"] for job in jobs if job["resources"].get("device_kinds") == "gpu,cpu"]
+    if not either or any(device.kind == "gpu" for device in _devices(run, settings)):
+        return {}
+    return dict.fromkeys(either, "cpu")
 
 
 def lines(document: Mapping[str, Any]) -> Iterable[str | Table]:
@@ -135,6 +153,18 @@ def _by_reason(impossible: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
 def _named(targets: Sequence[str]) -> str:
     some = ", ".join(map(printable, targets[:3]))
     return f"{count(len(targets), 'unit')} ({some}{', ...' if len(targets) > 3 else ''})"
+
+
+def _devices(run: Run, settings: Mapping[str, Any] | None) -> list["Device"]:
+    """The devices that units of the run may have here."""
+    from ripresa.placement.inventory import devices
+
+    excluded = exclusions.excluded(run)
+    return [one for one in devices(_settings(run, settings), os.environ) if one.name not in excluded]
+
+
+def _settings(run: Run, settings: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    return settings if settings is not None else records.read_json(run.device_settings) or {}
 
 
 def _cores(arguments: Sequence[str]) -> int:

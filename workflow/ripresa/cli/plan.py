@@ -52,7 +52,10 @@ def answer(arguments: argparse.Namespace) -> Answer:
         if unit["state"] not in (state.QUARANTINED, state.RUNNING)
     ]
     config = _config(arguments.run)
-    estimate = estimates.estimate(run, new)
+    devices = config.get("devices")
+    placed = placement.placement(run, new, devices, arguments.snakemake) if arguments.placement else None
+    places = {} if slurm else placement.kinds(placed) if placed else placement.beside_gpus(run, new, devices)
+    estimate = estimates.estimate(run, new, places)
     submitted = submission.submission(new) if slurm else None
     document: dict[str, Any] = {
         "run_id": run.run_id,
@@ -62,9 +65,7 @@ def answer(arguments: argparse.Namespace) -> Answer:
         "held": [unit["target"] for unit in held],
         "estimate": estimate,
         "submission": submitted,
-        "placement": placement.placement(run, new, config.get("devices"), arguments.snakemake)
-        if arguments.placement
-        else None,
+        "placement": placed,
         "manifest": None,
     }
     errors = submitted["problems"] if submitted else []
