@@ -13,7 +13,7 @@ from ripresa.journal.paths import Run
 from ripresa.journal.text import printable
 
 if TYPE_CHECKING:
-    pass
+    from ripresa.placement.inventory import Device
 
 SHOWN = 20
 
