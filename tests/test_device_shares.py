@@ -65,6 +65,7 @@ def test_the_lock_says_who_has_which_share():
     for lease, target in ((first, "a.txt"), (second, "b.txt"), (third, "c.txt")):
         lease.sign({"target": target})
     assert [owner["target"] for owner in devices.owners("gpu0")] == ["a.txt", "b.txt", "c.txt"]
+    assert devices.holders("gpu0") == devices.owners("gpu0")
     second.release()
     assert [owner["target"] for owner in devices.owners("gpu0")] == ["a.txt", "c.txt"]
     first.release()
@@ -88,6 +89,7 @@ def test_a_killed_holder_of_a_share_frees_it_and_its_name_is_known_until_its_pla
     os.waitpid(killed, 0)
     wait_until(lambda: free() == 90, 1.0)
     assert [owner["target"] for owner in devices.owners("gpu0")] == ["killed.txt"]
+    assert devices.holders("gpu0") == []
     (next_one,) = devices.take("gpu0@5")
     next_one.sign({"target": "next.txt"})
     assert [owner["target"] for owner in devices.owners("gpu0")] == ["next.txt"]

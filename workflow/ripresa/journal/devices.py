@@ -20,8 +20,10 @@ from ripresa.journal.paths import quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from typing import Any
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any, TypeVar
+
+    Answer = TypeVar("Answer")
 
 RESOURCE = "gpu_device"
 """The resource that names the devices of a unit, separated by commas; ``NAME@50`` is half of one."""
@@ -171,10 +173,7 @@ def is_slot(name: str) -> bool:
 
 def shares_free(names: Iterable[str]) -> dict[str, int]:
     """How many percent of devices nobody holds, this process included; 100 where that cannot be told."""
-    try:
-        return {name: _left(path_of(name)) for name in names}
-    except DeviceError:
-        return dict.fromkeys(names, shares.WHOLE)
+    return {name: _asked(name, shares.left, shares.WHOLE) for name in names}
 
 
 def held(names: Sequence[str]) -> list[str]:
@@ -203,16 +202,12 @@ def used_since(names: Sequence[str], seconds: float) -> bool:
 
 def owners(name: str) -> list[dict[str, Any]]:
     """Who holds a device, or was killed holding it, as its lock says."""
-    try:
-        fd = os.open(path_of(name), _LOOK)
-    except OSError:
-        return []
-    try:
-        return shares.signed(fd)
-    except OSError:
-        return []
-    finally:
-        os.close(fd)
+    return _asked(name, shares.signed, [])
+
+
+def holders(name: str) -> list[dict[str, Any]]:
+    """Who holds a device now, be it by what it left running, as its lock says."""
+    return _asked(name, shares.held, [])
 
 
 def owner(name: str) -> dict[str, Any]:
@@ -249,16 +244,16 @@ def _acquire(name: str, share: int) -> DeviceLease | None:
     return DeviceLease(name, fd, taken)
 
 
-def _left(path: str) -> int:
-    """How many percent of a device are free; all of it where the file cannot be asked."""
+def _asked(name: str, question: Callable[[int], Answer], otherwise: Answer) -> Answer:
+    """What the lock of a device answers; ``otherwise`` where it cannot be asked."""
     try:
-        fd = os.open(path, _LOOK)
+        fd = os.open(path_of(name), _LOOK)
     except OSError:
-        return shares.WHOLE
+        return otherwise
     try:
-        return shares.left(fd)
+        return question(fd)
     except OSError:
-        return shares.WHOLE
+        return otherwise
     finally:
         os.close(fd)
 

@@ -113,6 +113,12 @@ def signed(fd: int) -> list[dict[str, Any]]:
     return found
 
 
+def held(fd: int) -> list[dict[str, Any]]:
+    """Those of the `signed` whose bytes are locked still."""
+    left = {byte for begin, end in free(fd) for byte in range(begin, end)}
+    return [owner for owner in signed(fd) if not _covered(owner.get("bytes")) & left]
+
+
 def _covered(ranges: Any) -> set[int]:
     """The bytes that a holder claims; all of them if it does not say."""
     try:

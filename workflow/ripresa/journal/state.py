@@ -209,7 +209,7 @@ class _Look:
         if probed:
             return _waits("breaker", probed)
         used = devices.lacking(_text(record, "device")) if record.get("host") == self._here else []
-        return _waits("device", [f"{name}{_by(devices.owners(name))}" for name in used]) if used else None
+        return _waits("device", [f"{name}{_by(devices.holders(name))}" for name in used]) if used else None
 
     def _probed(self, scope: str, entry: dict[str, Any]) -> bool:
         """Whether a breaker is half-open, and all the probes that it lets through are under way."""
