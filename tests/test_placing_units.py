@@ -205,7 +205,7 @@ def test_what_a_killed_controller_left_keeps_its_device(tmp_path, locks):
     os.kill(controller.pid, signal.SIGKILL)
     controller.wait()
     second = campaign.start()
-    wait_until(lambda: leases.owner(str(campaign.run.controller)).get("pid") == second.pid, 30)
+    wait_until(lambda: (leases.owner(campaign.run.controller) or {}).get("pid") == second.pid, 30)
     time.sleep(2.0)
     assert second.poll() is None and campaign.executions() == ["a"]
     (tmp_path / "go").touch()

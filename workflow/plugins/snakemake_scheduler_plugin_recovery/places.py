@@ -167,16 +167,31 @@ class Places:
         if not self._asked:
             return []
         self._cores = max(self._cores, cores)
+        starts = {scope.removeprefix(_GPU): number for scope, number in self.allowances(now).items()}
+        return self._there.slots(self._uses.values(), starts, self._cores, now)
+
+    def allowances(self, now: float) -> dict[str, int]:
+        """How many units may start now on the devices whose breaker limits that, by its scope."""
+        if not self._asked:
+            return {}
         self._look()
         gpus = [device.name for device in self._there.devices if device.kind == GPU]
-        allowed = self._withholding.allowances([_GPU + name for name in gpus], now)
-        starts = {scope.removeprefix(_GPU): number for scope, number in allowed.items()}
-        return self._there.slots(self._uses.values(), starts, self._cores, now)
+        return self._withholding.allowances([_GPU + name for name in gpus], now)
 
     @property
     def busy(self) -> dict[str, str]:
         """The devices of which others have something, and what is known of that."""
         return self._there.busy if self._asked or self._named else {}
+
+    @property
+    def lacking(self) -> dict[str, str]:
+        """Why units that ask may wait for the devices, although no unit of this process has one."""
+        low = {
+            one.name: f"{one.free_mb} of {one.memory_mb} MB are free"
+            for one in self._there.devices
+            if one.free_mb < one.memory_mb
+        }
+        return {**low, **self._there.busy}
 
     @property
     def idle(self) -> bool:

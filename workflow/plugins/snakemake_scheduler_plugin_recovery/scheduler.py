@@ -8,6 +8,7 @@ from snakemake_interface_scheduler_plugins.base import SchedulerBase
 
 from ripresa.journal import clock
 from ripresa.placement.ilp import Cbc
+from ripresa.placement.occupancy import LOOK_S
 from ripresa.placement.packing import LOAD, Demand
 from ripresa.placement.ready import Kind, Ready
 from ripresa.placement.withholding import FREE, Outlook
@@ -117,7 +118,9 @@ class Scheduler(SchedulerBase):
         times = list(self._waiting.values())
         if self._units and closed and len(self._ready):
             times.append(clock.steady() + self._units.opens(closed, now) - now)
-            self._units.tell_waiting(self._ready.asking)
+        if self._units and self._units.starving(self._ready.asking):
+            # No unit that ends will bring about another look.
+            times.append(clock.steady() + LOOK_S)
         if times:
             self._alarm.set(min(times))
 

@@ -194,12 +194,11 @@ class Units:
         free = self.places.free(running(self._dag))
         capacity.update((DEVICE + name, percent) for name, percent in free.items())
         closed = [DEVICE + name for name in self.places.busy]
-        if self._scopes:
-            allowed = self._withholding.allowances(self._scopes, now)
-            for scope in self._scopes:
-                capacity[BREAKER + scope] = allowed.get(scope, sys.maxsize)
-            closed += [BREAKER + scope for scope, number in allowed.items() if not number]
-        return closed
+        allowed = self._withholding.allowances(self._scopes, now)
+        for scope in self._scopes:
+            capacity[BREAKER + scope] = allowed.get(scope, sys.maxsize)
+        allowed |= self.places.allowances(now)
+        return closed + [BREAKER + scope for scope, number in allowed.items() if not number]
 
     def opens(self, closed: Iterable[str], now: float) -> float:
         """When to ask again for what nothing may start of, in seconds since the epoch.
@@ -212,15 +211,16 @@ class Units:
             times.append(now + LOOK_S)
         return min(times, default=now)
 
-    def tell_waiting(self, asking: int) -> None:
-        """Say for what units that ask for devices wait, once, where others have all that there is."""
+    def starving(self, asking: int) -> bool:
+        """Whether units that ask for devices get none although no other unit has any; says once why."""
         if not asking or not self.places.idle:
             self._told = ""
-            return
-        why = "; ".join(f"{name}: {reason}" for name, reason in sorted(self.places.busy.items()))
+            return False
+        why = "; ".join(f"{name}: {reason}" for name, reason in sorted(self.places.lacking.items()))
         if why and why != self._told:
             self._logger.warning(f"{asking} units wait for a device: {why}")
         self._told = why
+        return True
 
 
 def units_of(dag: Any, logger: logging.Logger) -> Units | None:
