@@ -9,8 +9,9 @@ import pytest
 
 from conftest import Campaign, wait_until
 from ripresa.dsl import SweepError, Units, devices, open_run
-from ripresa.journal import attempts, clock, exclusions, leases
+from ripresa.journal import attempts, clock, exclusions, leases, records
 from ripresa.journal import devices as leased
+from ripresa.journal.paths import Run
 from ripresa.placement import asking, assigned
 from ripresa.placement.asking import Asked
 from ripresa.placement.assignment import CPU, GPU, Option, Slot
@@ -115,19 +116,24 @@ def test_units_get_what_they_ask_for_and_what_cannot_run_here_says_so(tmp_path, 
 
 
 def test_a_device_that_fails_is_left_at_once_and_an_excluded_one_is_not_used(tmp_path, locks):
-    """The delays of gpu_fault are those of the packaged policy: minutes, where there is no other device."""
-    three = {"gpus": ["g0", "g1", "g2"]}
-    campaign = Sharing(tmp_path, locks, three)
-    campaign.asks(faulty={"priority": 1}, a={}, b={}, c={})
+    """The delays of gpu_fault are those of the packaged policy: minutes, where there is no other device.
+    Memory that runs out asks for a larger one."""
+    gpus = [
+        {"name": f"g{number}", "memory_mb": memory_mb} for number, memory_mb in enumerate((2000, 9000, 8000))
+    ]
+    campaign = Sharing(tmp_path, locks, {"gpus": gpus})
+    campaign.asks(faulty={"priority": 1}, hungry={"priority": 1}, a={}, b={})
     campaign.does(
         "faulty", "[ $RIPRESA_ATTEMPT = 2 ] || { echo 'CUDA error: unspecified launch failure'; exit 1; }"
     )
+    campaign.does("hungry", "[ $CUDA_VISIBLE_DEVICES = g2 ] || { echo 'CUDA out of memory'; exit 1; }")
     os.makedirs(campaign.run.journal)
     exclusions.exclude(campaign.run, "g1", "Xid 79", target="x", attempt=1)
     assert campaign() == 0, campaign.said
     assert campaign.outcomes("faulty") == ["failed", "published"]
     assert sorted(campaign.had("faulty")) == ["g0", "g2"]
-    assert {device for name in "abc" for device in campaign.had(name)} <= {"g0", "g2"}
+    assert campaign.had("hungry") in (["g0", "g2"], ["g2"])
+    assert {device for name in "ab" for device in campaign.had(name)} <= {"g0", "g2"}
 
 
 def test_without_gpus_and_configuration_units_run_beside_each_other(tmp_path, locks):
@@ -336,3 +342,32 @@ def test_a_forecast_plays_the_scheduler_through():
     assert 55 < forecast(halves, GPUS, 4, durations).end < 65
     one_core = forecast(halves, GPUS, 1, durations)
     assert 225 < one_core.end < 255
+
+
+def test_hours_count_parts_of_gpus_by_what_units_cost(tmp_path):
+    from ripresa.cli import estimates
+
+    run = Run(tmp_path / "runs" / "demo")
+    for n in range(30):
+        for size, minutes in (("small", 1), ("large", 30)):
+            record = {
+                "attempt": 1,
+                "rule": "r",
+                "outcome": "published",
+                "device": "g0",
+                "started": clock.iso(1e9),
+                "ended": clock.iso(1e9 + 60 * minutes),
+                "resources": {"cost": f"model={size}"},
+            }
+            target = f"{size}{n}"
+            records.append(run.attempts(target), {**record, "target": target})
+            records.append(run.units, {"target": target, "rule": "r"})
+
+    def hours(places=None, **resources):
+        unit = {"target": "x", "rule": "r", "threads": 1, "resources": {**RESOURCES, **resources}}
+        return estimates.estimate(run, [unit], places)["gpu_hours"]
+
+    assert 0.4 < hours(cost="model=large") < 0.65 and 0.013 < hours(cost="model=small") < 0.02
+    whole, half = hours(cost="model=large"), hours(cost="model=large", gpu_share=50)
+    assert half == pytest.approx(whole / 2, abs=0.001)
+    assert hours({"x": "cpu"}, device_kinds="gpu,cpu") == 0.0
