@@ -3,18 +3,20 @@
     python evaluation/device_leases.py [--cycles 10000] [--processes 8] [--devices 4] [--seed 1]
 
 Half of the processes belong to each controller. In a cycle a process takes the lease of a device at random
-(of two at once in every tenth cycle) as the guard does it, in a process of its own, and executes a command
-as the guard does it. In six of ten cycles all ends as it should. In the others the holder is killed and its
-command a moment later, or both at once, or the command alone, or the holder at any moment, be it before it
-has the lease. What was refused is no cycle.
+(of two at once in every tenth cycle), of half of it or of all, as the guard does it, in a process of its own,
+and executes a command as the guard does it. In six of ten cycles all ends as it should. In the others the
+holder is killed and its command a moment later, or both at once, or the command alone, or the holder at any
+moment, be it before it has the lease. What was refused is no cycle.
 
-The judge shares nothing with Ripresa: each command locks a file of its device's own name, without waiting.
-If it does not get it, two had the device. After the last kill of a cycle the time is taken until the device
-has no holder or another one. While the command of a killed holder lives, its device must be held. In the end
+The judge shares nothing with Ripresa: there are two files for each device, of which a command locks one if it
+has half of it, and else both, without waiting. If it does not get them, more than the whole was given away:
+of two halves that are there rightfully each finds a file, for a third one can only come once one of them has
+ended, whose file is free by then. After the last kill of a cycle the time is taken until the device is not
+held for this cycle any more. While the command of a killed holder lives, its device must be held. In the end
 nothing may be held or open, and there must be one lock for each device and no other file.
 
-Exits 1 if a device was held twice, lost under a living command, or not free within 1 s, or if anything is
-left.
+Exits 1 if more than a device was held, if one was lost under a living command, or not free within 1 s, or if
+anything is left.
 """
 
 import argparse
@@ -51,11 +53,12 @@ WAYS = ("in order",) * 6 + ("holder, then command", "both at once", "command", "
 
 class Cycle(NamedTuple):
     """One lease: how it ended, the seconds until the device was free after the last kill (-1: none), and
-    whether it was lost under a living command."""
+    whether it was lost under a living command, and the percent of the device."""
 
     way: str
     free_s: float
     lost: bool
+    share: int
 
 
 class Slot:
@@ -71,14 +74,15 @@ class Slot:
         done: list[Cycle] = []
         while len(done) < number:
             wanted = self.rng.sample(self.names, 2 if self.rng.random() < 0.1 else 1)
-            cycle = self._cycle(wanted, self.rng.choice(WAYS))
+            share = self.rng.choice((50, 100))
+            cycle = self._cycle(wanted, share, self.rng.choice(WAYS))
             if cycle is None:
                 time.sleep(self.rng.uniform(0, 0.004))
             else:
                 done.append(cycle)
         return done
 
-    def _cycle(self, wanted: list[str], way: str) -> Cycle | None:
+    def _cycle(self, wanted: list[str], share: int, way: str) -> Cycle | None:
         reading, writing = os.pipe()
         lasts = self.rng.uniform(0, LONGEST_S) + (
             60 if way not in ("in order", "holder at any moment") else 0
@@ -86,7 +90,7 @@ class Slot:
         holder = os.fork()
         if holder == 0:
             try:
-                hold(",".join(wanted), self.judge, lasts, writing)
+                hold(",".join(f"{name}@{share}" for name in wanted), self.judge, lasts, writing)
             finally:
                 os._exit(1)
         os.close(writing)
@@ -108,7 +112,7 @@ class Slot:
         if way not in ("in order", "holder at any moment"):
             lost, killed = self._kill(way, wanted, holder, command)
         os.waitpid(holder, 0)
-        return Cycle(way, self._free(wanted, holder, killed) if killed else -1.0, lost)
+        return Cycle(way, self._free(wanted, holder, killed) if killed else -1.0, lost, share)
 
     def _kill(self, way: str, wanted: list[str], holder: int, command: int) -> tuple[bool, float]:
         """Kill a holder, its command or both; whether a device was lost, and when the last kill was."""
@@ -118,17 +122,21 @@ class Slot:
             os.kill(holder, signal.SIGKILL)
         if way == "holder, then command":
             time.sleep(self.rng.uniform(0, LONGEST_S))
-            lost = devices.held(wanted) != wanted
+            lost = not all(_holds(holder, name) for name in wanted)
         os.killpg(command, signal.SIGKILL)
         return lost, time.monotonic()
 
     def _free(self, wanted: list[str], holder: int, since: float) -> float:
         """The time until no device has this holder any more, in s."""
-        while any(devices.owner(name).get("pid") == holder for name in devices.held(wanted)):
+        while any(_holds(holder, name) for name in wanted):
             if time.monotonic() > since + PATIENCE_S:
                 break
             time.sleep(0.001)
         return time.monotonic() - since
+
+
+def _holds(holder: int, name: str) -> bool:
+    return any(owner.get("pid") == holder for owner in devices.holders(name))
 
 
 def hold(wanted: str, judge: Path, lasts: float, told: int) -> None:
@@ -155,11 +163,16 @@ def hold(wanted: str, judge: Path, lasts: float, told: int) -> None:
 
 def command(wanted: str, judge: Path, lasts: float) -> str:
     """Bash that locks what is the judge's of each device, and waits without starting anything."""
-    locks = [
-        f"exec {LOWEST + n}> {judge}/{name}; flock -n {LOWEST + n} || echo {name} >> {judge}/overlaps; "
-        for n, name in enumerate(devices.named(wanted))
-    ]
-    return f"{''.join(locks)} read -rt {lasts:.4f} <> {judge}/never || true"
+    locks, number = "", LOWEST
+    for name, share in devices.wanted(wanted).items():
+        tries = [
+            f"exec {number + one}> {judge}/{name}.{half}; flock -n {number + one}"
+            for half, one in ((0, 0), (1, int(share > 50)))
+        ]
+        both = f"{tries[0]} && {{ {tries[1]}; }}" if share > 50 else f"{tries[0]} || {{ {tries[1]}; }}"
+        locks += f"{{ {both}; }} || echo {name} >> {judge}/overlaps; "
+        number += 1 + int(share > 50)
+    return f"{locks} read -rt {lasts:.4f} <> {judge}/never || true"
 
 
 def controller(number: int, judge: Path, names: list[str], shares: list[int], seed: int) -> None:
@@ -205,7 +218,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     # Numbers that the commands use, and nothing else may come to have.
-    for number in (LOWEST, LOWEST + 1):
+    for number in range(LOWEST, LOWEST + 4):
         os.dup2(2, number, inheritable=False)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="devices-") as root:
@@ -241,7 +254,9 @@ def report(told: list[dict[str, object]], twice: int, left: list[str], seconds: 
     cycles = [Cycle(*cycle) for one in told for cycle in one["cycles"]]  # type: ignore[attr-defined]
     ways = Counter(cycle.way for cycle in cycles)
     free = [cycle.free_s for cycle in cycles if cycle.free_s >= 0]
-    print(f"{len(cycles)} leases in {seconds:.0f} s: " + ", ".join(f"{n} {way}" for way, n in ways.items()))
+    halves = sum(cycle.share < 100 for cycle in cycles)
+    print(f"{len(cycles)} leases in {seconds:.0f} s, {halves} of them of halves")
+    print("they ended: " + ", ".join(f"{n} {way}" for way, n in ways.items()))
     refused, early = (sum(int(str(one[key])) for one in told) for key in ("refused", "early"))
     print(f"refused because a device was held: {refused}; killed before they had a lease: {early}")
     spread = ", ".join(
@@ -251,7 +266,7 @@ def report(told: list[dict[str, object]], twice: int, left: list[str], seconds: 
     for line in left:
         print(f"left: {line}")
     verdict = Verdict()
-    verdict.most("devices held twice at a time", twice, 0, ".0f")
+    verdict.most("devices of which more than the whole was held", twice, 0, ".0f")
     verdict.most(
         "devices free while the command of a killed holder lived", sum(c.lost for c in cycles), 0, ".0f"
     )

@@ -40,6 +40,7 @@ onstart:
                 if job.output
             },
             notifications=notifications,
+            devices=config["devices"],
         )
         snapshot(campaign.dir, config)
     except RunIsHeld as error:

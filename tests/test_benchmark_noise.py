@@ -75,7 +75,7 @@ def test_no_host_waits_for_another():
             ready.add((host, place), Kind(-place, 0, None, 0, (("_cores", 1), (host, 1))))
     ready.remove([("fast", 1)])
     assert set(ready.take({"_cores": 9, "fast": 1, "slow": 1})) == {("fast", 0), ("slow", 0)}
-    taken = [ready.take({"_cores": 9, "fast": 1, "slow": 0}) for _ in range(3)]
+    taken = [[*ready.take({"_cores": 9, "fast": 1, "slow": 0})] for _ in range(3)]
     assert taken == [[("fast", 2)], [("fast", 3)], [("fast", 4)]]
     ready.add(("fast", 1), Kind(-1, 0, None, 0, (("_cores", 1), ("fast", 1)), again=True))
     assert set(ready.take({"_cores": 9, "fast": 1, "slow": 1})) == {("fast", 1), ("slow", 1)}

@@ -416,6 +416,7 @@ def test_defaults_are_filled_in_and_overrides_win(files):
         "families": ["benchmarks"],
         "strict_resume": False,
         "inventory": "config/hosts.yaml",
+        "devices": {"gpus": "auto", "cpu_slots": 0, "foreign_mb": 300},
         "recovery": {"time_scale": 0.5},
         "benchmarks": {
             "hosts": ["localhost"],

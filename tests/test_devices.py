@@ -193,8 +193,14 @@ def test_variables_of_cuda_and_rocm():
         "CUDA_VISIBLE_DEVICES": "3,1",
         "ROCR_VISIBLE_DEVICES": "3,1",
         "HIP_VISIBLE_DEVICES": "0,1",
+        "RIPRESA_DEVICE_SHARE": "1.00",
     }
     assert devices.environment("") == {}
+    half = devices.environment("GPU-1@50")
+    assert half["CUDA_VISIBLE_DEVICES"] == half["ROCR_VISIBLE_DEVICES"] == "GPU-1"
+    assert half["RIPRESA_DEVICE_SHARE"] == "0.50" and half["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "50"
+    slot = devices.environment("cpu3")
+    assert [slot[f"{kind}_VISIBLE_DEVICES"] for kind in ("CUDA", "ROCR", "HIP")] == ["", "", ""]
 
 
 # The guard
@@ -357,8 +363,8 @@ def test_a_start_in_vain_costs_no_retry(sharing):
     """Somebody takes the device between the look of the scheduler and that of the guard, again and again."""
     sharing.units(d=1)
     snakefile = sharing.directory / "Snakefile"
-    blind = "from ripresa.journal import devices\ndevices.held = lambda names: []\n"
-    snakefile.write_text(blind + snakefile.read_text())
+    blind = "devices.shares_free = lambda names: dict.fromkeys(names, 100)"
+    snakefile.write_text(f"from ripresa.journal import devices\n{blind}\n{snakefile.read_text()}")
     process, _ = other("gpu1")
     try:
         controller = sharing.start("--retries", "3")

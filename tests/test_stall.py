@@ -90,6 +90,20 @@ def test_a_chatty_livelock_is_found_by_the_progress_that_a_rule_declares(guard, 
     assert f"({progress})" in guard.last["evidence"]
 
 
+def test_a_long_unit_that_makes_progress_is_left_alone_and_one_that_makes_none_is_not(guarded):
+    """Not age tells, but the progress file, also between a unit that is busy and one that is quiet."""
+    quiet, busy = guarded(outputs=["quiet.txt"]), guarded(outputs=["busy.txt"])
+    quiet.options({"stall": 0.8, "grace": 0.2, "progress": "counter:$RIPRESA_PROGRESS"})
+    steady = "for i in {1..16}; do echo $i 16 > $RIPRESA_PROGRESS; sleep 0.25; done; echo 1 > {output}"
+    going = quiet.start(steady)
+    began = time.monotonic()
+    assert busy("echo 3 16 > $RIPRESA_PROGRESS; while :; do echo round 3; done") == 1
+    assert busy.last["failure_class"] == "hang" and time.monotonic() - began < 3.0
+    assert busy.last["progress"] == "3"
+    assert going.wait(20) == 0 and time.monotonic() - began > 5 * 0.8
+    assert [(record["outcome"], record["progress"]) for record in quiet.records] == [("published", "16")]
+
+
 def test_nobody_can_tell_a_chatty_livelock_from_work_without_one(guard):
     guard.options({"stall": 0.6, "grace": 0.2, "wall": 2})
     assert guard(LIVELOCK) == 1

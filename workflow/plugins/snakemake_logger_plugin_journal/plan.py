@@ -19,6 +19,7 @@ def note(record: logging.LogRecord) -> None:
         output = list(told.get("output") or [])
         job = {
             "rule": told["rule_name"],
+            "input": list(told.get("input") or []),
             "output": output,
             "reason": told.get("reason"),
             "threads": told.get("threads"),

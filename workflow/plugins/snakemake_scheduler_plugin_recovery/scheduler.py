@@ -8,7 +8,8 @@ from snakemake_interface_scheduler_plugins.base import SchedulerBase
 
 from ripresa.journal import clock
 from ripresa.placement.ilp import Cbc
-from ripresa.placement.packing import Demand
+from ripresa.placement.occupancy import LOOK_S
+from ripresa.placement.packing import LOAD, Demand
 from ripresa.placement.ready import Kind, Ready
 from ripresa.placement.withholding import FREE, Outlook
 from snakemake_scheduler_plugin_recovery.control import (
@@ -33,7 +34,10 @@ class Scheduler(SchedulerBase):
     def __post_init__(self) -> None:
         self._units = units_of(self.dag, self.logger)
         solver = Cbc(self.logger.warning)
-        self._ready: Ready[Job] = Ready(solver, self._units.durations.rank) if self._units else Ready(solver)
+        units = self._units
+        self._ready: Ready[Job] = (
+            Ready(solver, units.durations.rank, units.places.options) if units else Ready(solver)
+        )
         self._waiting: dict[Job, float] = {}
         """Until when jobs wait, by `clock.steady`."""
         self._unbooked: dict[Job, dict[str, float]] = {}
@@ -60,13 +64,14 @@ class Scheduler(SchedulerBase):
         self._end_waits(sizes)
         self._count_unbooked(capacity)
         closed = self._units.limit(capacity, now) if self._units else []
-        selected = self._ready.take(capacity)
+        slots = self._units.places.slots(capacity.get(LOAD, 1), now) if self._units else []
+        selected = self._ready.take(capacity, slots)
         self._known.difference_update(selected)
         if self._units:
             self._units.started(selected)
             self._unbooked.update((job, more) for job in selected if (more := self._beyond_booked(job)))
         self._set_alarm(closed, now)
-        return selected
+        return list(selected)
 
     def _notice(self, offered: set[Job], names: frozenset[str], sizes: Sizes) -> None:
         """Take in which jobs ended, became ready, or are gone since the last round."""
@@ -113,6 +118,9 @@ class Scheduler(SchedulerBase):
         times = list(self._waiting.values())
         if self._units and closed and len(self._ready):
             times.append(clock.steady() + self._units.opens(closed, now) - now)
+        if self._units and self._units.starving(self._ready.asking):
+            # No unit that ends will bring about another look.
+            times.append(clock.steady() + LOOK_S)
         if times:
             self._alarm.set(min(times))
 
@@ -144,7 +152,8 @@ class Scheduler(SchedulerBase):
             for name in self._names
             if (amount := wanted.get(name) or 0) > 0
         )
-        files = [(file, sizes.get(file) or 0) for file in job.input]
+        # Whoever asks for devices goes by its duration; so equal ones are equal whatever they read.
+        files = [(file, sizes.get(file) or 0) for file in job.input if not outlook.asked]
         return Kind(
             priority=job.priority,
             temp_bytes=sum(size for file, size in files if size and file.is_flagged("temp")),
@@ -152,8 +161,9 @@ class Scheduler(SchedulerBase):
             input_bytes=sum(size for _, size in files),
             demand=demand
             + tuple((BREAKER + scope, 1) for scope in outlook.scopes)
-            + tuple((DEVICE + name, 1) for name in outlook.devices),
+            + tuple((DEVICE + name, share) for name, share in outlook.devices),
             escalated=outlook.escalated,
             # A killed guard has recorded no attempt.
             again=outlook.attempts > 0 or (rule is not None and job.attempt > 1),
+            asked=outlook.asked,
         )

@@ -6,15 +6,23 @@ import os
 import re
 import sys
 import time
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
+from ripresa.dsl.guarding import call_of
 from ripresa.journal import clock, devices, records
 from ripresa.journal.paths import Run
+from ripresa.placement.asking import Asked
+from ripresa.placement.assignment import Start
 from ripresa.placement.durations import Durations
+from ripresa.placement.occupancy import LOOK_S
 from ripresa.placement.withholding import FREE, Outlook, Withholding
+from ripresa.recovery import admission
 from ripresa.recovery.escalation import Learnt
+from ripresa.recovery.unit import parse
 from snakemake_scheduler_plugin_recovery.control import running
+from snakemake_scheduler_plugin_recovery.places import Places
 
 Job = Any
 """A single or a group job; Snakemake's own classes offer more than their scheduler interface."""
@@ -23,10 +31,7 @@ BREAKER = "breaker "
 """A scope is a resource: half-open it has as much as its breaker lets through, open it has none."""
 
 DEVICE = "device "
-"""A device is a resource, too: there is one of it, or none while somebody holds it."""
-
-LOOK_S = 1.0
-"""The time between two looks at a device that others hold."""
+"""A device that a rule names is a resource, too: of its percents there are those that nobody holds."""
 
 RETURNS = 4
 """After so many starts without an attempt the next one is the last."""
@@ -50,12 +55,14 @@ class Units:
         """The units that run, and when they were started, in seconds since the epoch."""
         self._returns: dict[Job, int] = {}
         self._scopes: set[str] = set()
-        self._devices: set[str] = set()
         self._meetings: frozenset[str] = frozenset()
         self._learnt = Learnt(run)
         self._learnt.refresh()
         self._renewing = False
+        self._told = ""
+        """What was said last of the devices that others have."""
         self.durations = Durations.of(run)
+        self.places = Places(run, self._withholding, self.durations)
 
     def targets(self, job: Job) -> list[str]:
         """The targets that a job makes; none for a job that is no unit of the run."""
@@ -74,39 +81,52 @@ class Units:
         a matter of milliseconds, is final.
         """
         scopes = [scope for member in _members(job) for scope in _declared_scopes(member)]
-        named: tuple[str, ...] = ()
+        asked: Asked | None = None
+        named: dict[str, int] = {}
         left: list[str] = []
         if job.is_local or self._dag.workflow.local_exec:
             scopes.append(f"host:{_HOST}")
-            named = _devices(job)
-            self._devices.update(named)
-            left = [name for name in named if self._left(name, targets)]
-            # What a killed guard left there is ended by the next one, which must therefore be started.
-            named = tuple(name for name in named if name not in left or not devices.held([name]))
+            asked = None if job.is_group() else self.places.asked(job, targets[0])
+            named = {} if asked else _devices(job)
+            scopes += [f"gpu:{name}" for name in named if not devices.is_slot(name)]
+            left = [name for name in named if self.places.has(name, targets)]
         try:
             outlook = self._withholding.outlook(targets, scopes=scopes, retried=job.attempt > 1)
         except OSError as error:
             self._logger.warning(f"cannot read the attempts of {targets[0]}, so it does not wait: {error}")
             return FREE
+        if asked and not outlook.stopped and self._refused(job, asked):
+            outlook = Outlook(stopped=True, attempts=outlook.attempts + 1)
         if outlook.stopped:
             job.attempt = job.restart_times + 1
             self._started.pop(job, None)
             self._attempts.pop(job, None)
+            self.places.left(job)
             return outlook
-        outlook = outlook._replace(devices=named) if named else outlook
+        if asked:
+            outlook = self.places.elsewhere(asked, targets[0], outlook)
+        elif named:
+            # What a killed guard left there is ended by the next one, which must therefore be started.
+            named = {n: share for n, share in named.items() if n not in left or not devices.held([n])}
+            self.places.name(named)
+            outlook = outlook._replace(devices=tuple(named.items()))
         if outlook.attempts != self._attempts.get(job):
             self._returns.pop(job, None)
         elif job in self._started:
             outlook = self._sent_back(job, outlook, begun=bool(left))
         self._started.pop(job, None)
+        self.places.left(job)
         self._attempts[job] = outlook.attempts
         self._scopes.update(outlook.scopes)
         return outlook
 
-    def _left(self, device: str, targets: list[str]) -> bool:
-        """Whether an earlier attempt of one of these units was killed while it had a device."""
-        owner = devices.owner(device)
-        return owner.get("run") == os.path.abspath(self._run.dir) and owner.get("target") in targets
+    def _refused(self, job: Job, asked: Asked) -> bool:
+        """Whether a unit is given up because nothing here can ever do for it; that is then on record."""
+        reason = self.places.impossible(asked)
+        call = call_of(job.shellcmd or "") if reason else None
+        if reason is None or call is None:
+            return False
+        return admission.refuse(parse(*call), reason)
 
     def _sent_back(self, job: Job, outlook: Outlook, *, begun: bool) -> Outlook:
         """The outlook of a unit that was started and came back without an attempt.
@@ -115,7 +135,7 @@ class Units:
         interpreter): that is not tried without end. With ``begun`` it had its device, and was killed.
         """
         now = time.time()
-        if outlook.devices and not begun and devices.used_since(outlook.devices, self._started[job]):
+        if not begun and self.places.was_sent_back(job, self._started[job]):
             # Somebody else was there first: that is no attempt for Snakemake, either.
             job.attempt = max(1, job.attempt - 1)
             return outlook
@@ -144,11 +164,14 @@ class Units:
         if self._renewing:
             job.attempt = job.attempt
 
-    def started(self, jobs: Sequence[Job]) -> None:
-        """Remember which units start now."""
-        for job in jobs:
+    def started(self, taken: Mapping[Job, Start | None]) -> None:
+        """Remember which units start now, and on which devices."""
+        for job, start in taken.items():
+            if job in self._attempts:
+                self._started[job] = time.time()
+                if self.places.start(job, self.targets(job)[0], start):
+                    job.attempt = job.attempt
             self.renew(job)
-        self._started.update((job, time.time()) for job in jobs if job in self._attempts)
 
     def learn(self) -> bool:
         """Learn durations from the units that ended since the last call; whether a rank changed."""
@@ -162,25 +185,20 @@ class Units:
         return changed
 
     def regrouped(self) -> bool:
-        """Whether jobs are in breakers that they were not in at their `outlook`, or in some no longer."""
+        """Whether jobs are in other breakers than at their `outlook`, or can have other devices."""
         before, self._meetings = self._meetings, self._withholding.meetings
-        return self._meetings != before
+        return self.places.moved() or self._meetings != before
 
     def limit(self, capacity: dict[str, Any], now: float) -> list[str]:
         """Count the scopes and devices among the resources; returns those of which nothing may start."""
-        closed = []
-        if self._devices:
-            there = running(self._dag)
-            ours = {name for job in self._started if job in there for name in _devices(job)}
-            others = set(devices.held(sorted(self._devices - ours)))
-            capacity.update((DEVICE + name, int(name not in ours | others)) for name in self._devices)
-            closed = [DEVICE + name for name in others]
-        if self._scopes:
-            allowed = self._withholding.allowances(self._scopes, now)
-            for scope in self._scopes:
-                capacity[BREAKER + scope] = allowed.get(scope, sys.maxsize)
-            closed += [BREAKER + scope for scope, number in allowed.items() if not number]
-        return closed
+        free = self.places.free(running(self._dag))
+        capacity.update((DEVICE + name, percent) for name, percent in free.items())
+        closed = [DEVICE + name for name in self.places.busy]
+        allowed = self._withholding.allowances(self._scopes, now)
+        for scope in self._scopes:
+            capacity[BREAKER + scope] = allowed.get(scope, sys.maxsize)
+        allowed |= self.places.allowances(now)
+        return closed + [BREAKER + scope for scope, number in allowed.items() if not number]
 
     def opens(self, closed: Iterable[str], now: float) -> float:
         """When to ask again for what nothing may start of, in seconds since the epoch.
@@ -192,6 +210,17 @@ class Units:
         if any(name.startswith(DEVICE) for name in closed):
             times.append(now + LOOK_S)
         return min(times, default=now)
+
+    def starving(self, asking: int) -> bool:
+        """Whether units that ask for devices get none although no other unit has any; says once why."""
+        if not asking or not self.places.idle:
+            self._told = ""
+            return False
+        why = "; ".join(f"{name}: {reason}" for name, reason in sorted(self.places.lacking.items()))
+        if why and why != self._told:
+            self._logger.warning(f"{asking} units wait for a device: {why}")
+        self._told = why
+        return True
 
 
 def units_of(dag: Any, logger: logging.Logger) -> Units | None:
@@ -215,10 +244,13 @@ def _declared_scopes(job: Job) -> Iterable[str]:
         yield f"{kind}:{_WILDCARD.sub(lambda found: str(job.wildcards_dict[found.group(1)]), name)}"
 
 
-def _devices(job: Job) -> tuple[str, ...]:
-    """The devices that a job names."""
-    found = [member.resources.get(devices.RESOURCE) for member in _members(job)]
-    return tuple(name for given in found if given is not None for name in devices.named(str(given)))
+def _devices(job: Job) -> dict[str, int]:
+    """The devices that the rule of a job names, and how many percent of each."""
+    found: dict[str, int] = {}
+    for member in _members(job):
+        with suppress(devices.DeviceError):  # its guard says it
+            found |= devices.wanted(str(member.resources.get(devices.RESOURCE) or ""))
+    return found
 
 
 @functools.cache

@@ -79,13 +79,23 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--profile", metavar="NAME", help="plan the calls with this profile; kept as plan.json of the run"
     )
     plan.add_argument("--yes", action="store_true", help="confirm what is beyond the budget")
+    plan.add_argument(
+        "--placement", action="store_true", help="which unit would run on which device, when and why"
+    )
     _add_snakemake(plan, "plan -- --forceall")
 
     commands.add("verify", "whether every published file still is what was published")
 
-    release = commands.add("release", "end the quarantine of units, or that they were given up")
+    release = commands.add("release", "end the quarantine of units, or the exclusion of devices")
     release.add_argument("targets", nargs="*", metavar="TARGET", help="targets or patterns")
-    release.add_argument("--all", action="store_true", help="everything that is stopped")
+    release.add_argument("--all", action="store_true", help="all units that are stopped")
+    release.add_argument(
+        "--device",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a device that was excluded; may be repeated",
+    )
 
     doctor = commands.add("doctor", "what is wrong with this machine, profile or run, and the fix")
     doctor.add_argument(
@@ -104,8 +114,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     vars(arguments).setdefault("run", None)
     vars(arguments).setdefault("json", False)
-    if arguments.command == "release" and bool(arguments.targets) == arguments.all:
-        release.error("name the TARGETs to release, or give --all")
+    if arguments.command == "release":
+        chosen = bool(arguments.targets) + arguments.all
+        if chosen > 1 or not (chosen or arguments.device):
+            release.error("name the TARGETs to release, or give --all, or name a --device")
     if arguments.command == "compare":
         given = bool(arguments.runs), bool(arguments.hosts)
         if all(given) or not any(given) or (arguments.runs and (len(arguments.runs) != 2 or arguments.run)):

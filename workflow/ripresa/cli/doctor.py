@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from ripresa.cli import runs
 from ripresa.cli.answers import Answer, Refusal, Table, count
-from ripresa.cli.checks import FAIL, OK, WARN, Check, campaign, hosts, machine, storage
+from ripresa.cli.checks import FAIL, OK, WARN, Check, campaign, devices, hosts, machine, storage
 
 
 def answer(arguments: argparse.Namespace) -> Answer:
@@ -25,6 +25,7 @@ def _checks(arguments: argparse.Namespace) -> Iterator[Check]:
             yield Check("configuration", FAIL, problem, "correct it; config/README.md explains every key")
     else:
         yield Check("configuration", OK, f"valid; families {', '.join(config['families'])}")
+        yield from devices.checks(config["devices"])
         if arguments.profile:
             yield from hosts.checks(config, arguments.profile)
     yield from campaign.profile()

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from ripresa.cli import estimates, manifest, runs, submission
+from ripresa.cli import estimates, manifest, placement, runs, submission
 from ripresa.cli.answers import Answer, Refusal, Table, count, cut, local
 from ripresa.cli.snakemake import call, error
 from ripresa.journal import records, state
@@ -38,6 +38,8 @@ def answer(arguments: argparse.Namespace) -> Answer:
     With ``--profile`` an accepted plan is written to the run, as its manifest.
     """
     slurm = arguments.profile is not None and submission.is_slurm(arguments.profile)
+    if arguments.placement and slurm:
+        raise Refusal("SLURM places what its profile runs; --placement is about the devices of this machine")
     run = runs.named(arguments)
     changes = _changes(run, arguments.run)
     jobs = [job for job in _dry_run(arguments, elsewhere=slurm) if job["output"]]
@@ -50,7 +52,10 @@ def answer(arguments: argparse.Namespace) -> Answer:
         if unit["state"] not in (state.QUARANTINED, state.RUNNING)
     ]
     config = _config(arguments.run)
-    estimate = estimates.estimate(run, new)
+    devices = config.get("devices")
+    placed = placement.placement(run, new, devices, arguments.snakemake) if arguments.placement else None
+    places = {} if slurm else placement.kinds(placed) if placed else placement.beside_gpus(run, new, devices)
+    estimate = estimates.estimate(run, new, places)
     submitted = submission.submission(new) if slurm else None
     document: dict[str, Any] = {
         "run_id": run.run_id,
@@ -60,6 +65,7 @@ def answer(arguments: argparse.Namespace) -> Answer:
         "held": [unit["target"] for unit in held],
         "estimate": estimate,
         "submission": submitted,
+        "placement": placed,
         "manifest": None,
     }
     errors = submitted["problems"] if submitted else []
@@ -193,6 +199,9 @@ def _text(document: dict[str, Any], held: list[dict[str, Any]]) -> Iterable[str 
         yield Table(("RULE", "UNITS", "WHY"), [_rule_row(rule) for rule in document["rules"]])
         yield ""
         yield estimates.described(document["estimate"])
+    if document["placement"]:
+        yield ""
+        yield from placement.lines(document["placement"])
     if held:
         listed, hidden = cut(held, SHOWN)
         yield ""

@@ -1,4 +1,4 @@
-"""`ripresa release TARGET...`: ends the quarantine of units, or that they were given up."""
+"""`ripresa release`: ends the quarantine of units, that they were given up, or that devices are excluded."""
 
 import argparse
 import os
@@ -7,15 +7,17 @@ from typing import Any
 
 from ripresa.cli import runs
 from ripresa.cli.answers import Answer, Refusal, Table, count
-from ripresa.journal import attempts, clock, events, leases, records, state
+from ripresa.journal import attempts, clock, events, exclusions, leases, records, state
 from ripresa.journal.paths import Run
 
 _STOPPED = (state.QUARANTINED, state.FAILED)
 
 
 def answer(arguments: argparse.Namespace) -> Answer:
-    """Exit code 1 if a unit that was named is not stopped; those of a pattern that are not do not count."""
+    """Exit code 1 if a unit that was named is not stopped, or a device not excluded; those of a pattern that
+    are not do not count."""
     run = runs.chosen(arguments)
+    devices = [name for name in arguments.device if exclusions.release(run, name)]
     if arguments.all:
         wanted = {unit.target: False for unit in state.states(run) if unit.state in _STOPPED}
     else:
@@ -28,11 +30,12 @@ def answer(arguments: argparse.Namespace) -> Answer:
             released.append(target)
         elif by_name:
             refused.append({"target": target, "reason": reason})
-    if wanted and not released and not refused:
+    if wanted and not released and not refused and not arguments.device:
         raise Refusal(f"of {count(len(wanted), 'unit')} that the pattern names none is stopped", 1)
-    document = {"run_id": run.run_id, "released": released, "refused": refused}
-    errors = tuple(f"{refusal['target']}: not released, it {refusal['reason']}" for refusal in refused)
-    return Answer(document, lambda: _text(document), 1 if refused else 0, errors)
+    document = {"run_id": run.run_id, "released": released, "refused": refused, "devices": devices}
+    errors = [f"{refusal['target']}: not released, it {refusal['reason']}" for refusal in refused]
+    errors += [f"device {name}: is not excluded" for name in arguments.device if name not in devices]
+    return Answer(document, lambda: _text(document), 1 if errors else 0, tuple(errors))
 
 
 def _release(run: Run, target: str) -> str | None:
@@ -93,8 +96,9 @@ def _record(run: Run, target: str, last: dict[str, Any]) -> dict[str, Any]:
 
 def _text(document: dict[str, Any]) -> Iterable[str | Table]:
     released = document["released"]
+    yield from (f"device {name}: units may have it again" for name in document["devices"])
     yield from (f"{target}: released" for target in released)
     if released:
         yield f"{count(len(released), 'unit')} released; `snakemake --rerun-incomplete` runs them"
-    elif not document["refused"]:
+    elif not document["refused"] and not document["devices"]:
         yield f"nothing is stopped in run {document['run_id']}"

@@ -9,7 +9,7 @@ from typing import Any
 from ripresa.cli import runs
 from ripresa.cli.answers import Answer, Refusal, Table, count, cut, lasted, local
 from ripresa.cli.waits import waiting
-from ripresa.journal import clock, controller, leases, records, state
+from ripresa.journal import clock, controller, exclusions, leases, records, state
 from ripresa.journal.paths import Run
 from ripresa.journal.text import printable
 from ripresa.recovery import breaker, policy
@@ -46,6 +46,7 @@ def answer(arguments: argparse.Namespace) -> Answer:
         "breakers": {scope["scope"]: scope["until"] for scope in scopes if scope["until"]},
         "probing": {scope["scope"]: scope["probing"] for scope in scopes if not scope["until"]},
         "scopes": scopes,
+        "excluded_devices": exclusions.excluded(run),
         "next_event": _next_event(units, scopes, now),
     }
     stopped = counts.get(state.FAILED, 0) + counts.get(state.QUARANTINED, 0)
@@ -133,6 +134,8 @@ def _text(
     if hidden:
         yield f"  ... and {hidden} more; ripresa plan shows what they change"
     yield from map(partial(_breaker, now), document["scopes"])
+    for name, reason in document["excluded_devices"].items():
+        yield f"device excluded: {printable(name)}: {printable(reason)}"
     if coming := document["next_event"]:
         what = "retry of" if coming["what"] == "retry" else "probes of"
         wait = lasted(clock.seconds(coming["at"]) - now)

@@ -18,8 +18,8 @@ from ripresa.journal.paths import Run
 _ABSENT = object()
 # The first says what to do about a change, and so is none itself: else nobody could switch it off. The others
 # change nothing that is computed: whom to tell (not kept with a run), what to ask people about beforehand,
-# and where it is written how hosts are reached.
-_NO_CHANGE = ("strict_resume", "notify", "budget", "inventory")
+# where it is written how hosts are reached, and on which of its devices a machine computes.
+_NO_CHANGE = ("strict_resume", "notify", "budget", "inventory", "devices")
 
 log = logging.getLogger("ripresa")
 

@@ -1,5 +1,6 @@
 """What rule files import: sweeps and units that say what a campaign computes, and `guard` that runs it."""
 
+from ripresa.dsl.devices import devices
 from ripresa.dsl.digests import canonical, digest
 from ripresa.dsl.escalation import escalated
 from ripresa.dsl.guarding import guard
@@ -13,6 +14,7 @@ __all__ = [
     "SweepError",
     "Units",
     "canonical",
+    "devices",
     "digest",
     "escalated",
     "guard",

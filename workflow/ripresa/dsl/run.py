@@ -52,13 +52,14 @@ class Campaign:
         needed: Iterable[str] = (),
         needs: Mapping[str, Iterable[str]] | None = None,
         notifications: Mapping[str, Any] | None = None,
+        devices: Mapping[str, Any] | None = None,
     ) -> None:
         """Take hold of the run and write down what its guards and readers need.
 
         ``jobs`` are the target file and rule name of every job of the campaign, ``needed`` the rule names
         of those that are to run (only `phases` need them), ``needs`` the target files whose jobs each needs
-        to be complete, ``notifications`` the section ``notify`` of the configuration. Raises
-        `controller.RunIsHeld` if another controller has the run.
+        to be complete, ``notifications`` and ``devices`` the sections ``notify`` and ``devices`` of the
+        configuration. Raises `controller.RunIsHeld` if another controller has the run.
         """
         jobs = list(jobs)
         controller.hold(self.run, self.session)
@@ -66,6 +67,7 @@ class Campaign:
             os.environ["RIPRESA_FORCED"] = "1"
         policy = {**policy, "rules": [*(policy.get("rules") or []), *self.rules]}
         records.write_json(self.run.recovery, policy)
+        records.write_json(self.run.device_settings, dict(devices or {}))
         for digest, options in self.guards.items():
             records.write_json(self.run.guard(digest), options)
         if self.escalated or os.path.exists(self.run.escalated):

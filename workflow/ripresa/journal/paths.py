@@ -33,6 +33,7 @@ class Run:
         self.events = self.dir + "/logs/run_events.jsonl"
         self.leases = self.journal + "/leases"
         self.breakers = self.journal + "/breakers.json"
+        self.devices = self.journal + "/devices.jsonl"
         self.units = self.journal + "/units.jsonl"
         self.recovery = self.journal + "/recovery.json"
         self.controller = self.journal + "/controller.lock"
@@ -40,6 +41,7 @@ class Run:
         self.notified = self.journal + "/notified.jsonl"
         self.escalated = self.journal + "/escalated.json"
         self.learnt = self.journal + "/learnt.jsonl"
+        self.device_settings = self.journal + "/device_settings.json"
         self.slurm = self.journal + "/slurm"
         self.plan = self.dir + "/plan.json"
 

@@ -208,9 +208,8 @@ class _Look:
         probed = [scope for scope, entry in covering if self._probed(scope, entry)]
         if probed:
             return _waits("breaker", probed)
-        names = devices.named(_text(record, "device")) if record.get("host") == self._here else []
-        used = devices.held(names)
-        return _waits("device", [f"{name}{_by(devices.owner(name))}" for name in used]) if used else None
+        used = devices.lacking(_text(record, "device")) if record.get("host") == self._here else []
+        return _waits("device", [f"{name}{_by(devices.holders(name))}" for name in used]) if used else None
 
     def _probed(self, scope: str, entry: dict[str, Any]) -> bool:
         """Whether a breaker is half-open, and all the probes that it lets through are under way."""
@@ -305,10 +304,14 @@ def _elsewhere(owner: dict[str, Any]) -> str | None:
     )
 
 
-def _by(owner: dict[str, Any]) -> str:
+def _by(owners: list[dict[str, Any]]) -> str:
     """Who uses a device."""
-    run, target = owner.get("run_id"), owner.get("target")
-    return f" by process {owner.get('pid')} for {target} of run {run}" if run and target else ""
+    users = [
+        f"process {owner.get('pid')} for {owner['target']} of run {owner['run_id']}"
+        for owner in owners
+        if owner.get("run_id") and owner.get("target")
+    ]
+    return f" by {' and '.join(users)}" if users else ""
 
 
 def _backoff(record: dict[str, Any], now: float) -> float:

@@ -5,16 +5,17 @@ from typing import Any
 
 from ripresa.journal import clock, records
 from ripresa.journal.paths import Run
+from ripresa.placement.cost import CostModel, Prediction
 
 SAMPLE = 20
-"""Attempts looked at per rule when a run is resumed."""
+"""Attempts looked at per rule and declared cost when a run is resumed."""
 
 LOOKED_AT = 200
 """Units per rule looked at in search of them."""
 
 
 class Durations:
-    """Mean duration of the published attempts per rule.
+    """Durations of the published attempts, by rule, declared cost and kind of device.
 
     Ranks are powers of two, so that they change seldom and a few seconds do not decide over the
     order. A rule of which nothing is known ranks first: it may be the longest.
@@ -22,6 +23,7 @@ class Durations:
 
     def __init__(self) -> None:
         self._sums: dict[str, tuple[int, float]] = {}
+        self._models: dict[str, CostModel] = {}
 
     @classmethod
     def of(cls, run: Run) -> "Durations":
@@ -46,9 +48,20 @@ class Durations:
             return False
         rule = record["rule"]
         before = self.rank(rule)
-        count, total = self._sums.get(rule, (0, 0.0))
-        self._sums[rule] = count + 1, total + ended - started
+        resources = record.get("resources")
+        cost = str(resources.get("cost", "")) if isinstance(resources, dict) else ""
+        self.add(rule, cost, kind_of(record.get("device")), ended - started)
         return self.rank(rule) != before
+
+    def add(self, rule: str, cost: str, kind: str, seconds: float) -> None:
+        """A unit of this rule and declared cost took ``seconds`` on this kind of device."""
+        count, total = self._sums.get(rule, (0, 0.0))
+        self._sums[rule] = count + 1, total + seconds
+        self._models.setdefault(rule, CostModel()).learn(cost, kind, seconds)
+
+    def predict(self, rule: str, cost: str, kind: str) -> Prediction:
+        """The duration to expect of a unit; with nothing known, larger costs take longer."""
+        return self._models.setdefault(rule, CostModel()).predict(cost, kind)
 
     def expected(self, rule: str | None) -> float | None:
         """Mean duration in seconds, or None if nothing is known."""
@@ -59,3 +72,9 @@ class Durations:
         """The logarithm of the expected duration, rounded; infinity if nothing is known."""
         expected = self.expected(rule)
         return math.inf if expected is None else float(round(math.log2(max(expected, 1e-3))))
+
+
+def kind_of(device: object) -> str:
+    """The kind of device that an attempt had, by the names in its record: ``cpu`` if they begin with that, or
+    if there are none."""
+    return "gpu" if isinstance(device, str) and device and not device.startswith("cpu") else "cpu"

@@ -1,4 +1,4 @@
-"""The integer program of a packing, solved by the CBC that comes with pulp."""
+"""Programs solved by the CBC that comes with pulp."""
 
 import threading
 import time
@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import pulp
 
-from ripresa.placement.packing import LEVELS, Problem, Solver
+from ripresa.placement.program import Program, Solver
 
-REMEMBERED = 4096
+REMEMBERED = 1024
 
 PATIENCE = 10
 """A solution that no round waits for any more may take this many times the limit of a round."""
@@ -35,76 +35,69 @@ class Cbc(Solver):
         self._warn = warn
         self._time_limit = self._left = time_limit
         self._share = share
-        self._known: OrderedDict[Problem, Sequence[int] | None] = OrderedDict()
+        self._known: OrderedDict[Program, Sequence[float] | None] = OrderedDict()
         self._spent = -credit
         self._start = time.monotonic()
         self._running: threading.Thread | None = None
         self._broken = False
 
-    def solve(self, problem: Problem) -> Sequence[int] | None:
-        """Counts per variable; None when there is no solver, no time, or no answer in time.
+    def solve(self, program: Program) -> Sequence[float] | None:
+        """Values of the variables; None when there is no solver, no time, or no answer in time.
 
         The solver runs beside us: when it is late its answer is remembered for the next time.
         """
-        if problem in self._known:
-            self._known.move_to_end(problem)
-            return self._known[problem]
+        if program in self._known:
+            self._known.move_to_end(program)
+            return self._known[program]
         now = time.monotonic()
         if self._broken or self._spent > self._share * (now - self._start):
             return None
         if self._left <= 0 or (self._running is not None and self._running.is_alive()):
             return None
-        self._running = threading.Thread(target=self._work, args=(problem,), daemon=True)
+        self._running = threading.Thread(target=self._work, args=(program,), daemon=True)
         self._running.start()
         self._running.join(self._left)
         self._left -= time.monotonic() - now
-        return self._known.get(problem)
+        return self._known.get(program)
 
     def start_round(self) -> None:
-        """Grant the next problems the time limit anew."""
+        """Grant the next programs the time limit anew."""
         self._left = self._time_limit
 
-    def _work(self, problem: Problem) -> None:
+    def _work(self, program: Program) -> None:
         start = time.monotonic()
         try:
-            solution = solve(problem, PATIENCE * self._time_limit)
+            solution = solve(program, PATIENCE * self._time_limit)
         except (pulp.PulpError, OSError) as error:
             self._broken = True
             self._warn(
-                f"no integer programs from here on, packing jobs greedily: the CBC solver fails ({error})"
+                f"no programs from here on, placing jobs greedily: the CBC solver fails ({error})"
             )
             return
         self._spent += time.monotonic() - start
-        self._known[problem] = solution
+        self._known[program] = solution
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
 
 
-def solve(problem: Problem, time_limit: float) -> Sequence[int] | None:
-    """The best counts that CBC finds within ``time_limit`` seconds, or None.
-
-    Maximises sum(load_i x_i) and, subordinate to it, sum(load_i level_i x_i), subject to
-    sum(demand_ij x_i) <= capacity_j and 0 <= x_i <= count_i, all x_i whole.
-    """
-    counts = [
-        pulp.LpVariable(f"x{index}", lowBound=0, upBound=count, cat=pulp.LpInteger)
-        for index, count in enumerate(problem.counts)
-    ]
-    greatest = sum(load * count for load, count in zip(problem.loads, problem.counts, strict=True))
-    # One unit of load outweighs any preference: all levels together stay below 1 per unit of `major`.
-    major = greatest * LEVELS
-    program = pulp.LpProblem("packing", pulp.LpMaximize)
-    program += pulp.lpSum(
-        load * (major + level) * x
-        for load, level, x in zip(problem.loads, problem.levels, counts, strict=True)
-    )
-    for resource, available in enumerate(problem.capacity):
-        program += (
-            pulp.lpSum(demand[resource] * x for demand, x in zip(problem.demands, counts, strict=True))
-            <= available
+def solve(program: Program, time_limit: float) -> Sequence[float] | None:
+    """The best values that CBC finds within ``time_limit`` seconds, or None."""
+    variables = [
+        pulp.LpVariable(
+            f"x{index}",
+            lowBound=0,
+            upBound=program.limit(index),
+            cat=pulp.LpInteger if index in program.whole else pulp.LpContinuous,
         )
+        for index in range(len(program.costs))
+    ]
+    stated = pulp.LpProblem("placement", pulp.LpMinimize)
+    stated += pulp.LpAffineExpression(zip(variables, program.costs, strict=True))
+    for terms, most in program.rows:
+        stated += pulp.LpAffineExpression((variables[place], factor) for place, factor in terms) <= most
     # No `threads`: with it, even 1, about one in a thousand CBC processes sleeps for 10 s at its end.
-    program.solve(pulp.PULP_CBC_CMD(msg=False, timeLimit=time_limit))
-    if any(x.varValue is None for x in counts):
+    stated.solve(pulp.PULP_CBC_CMD(msg=False, timeLimit=time_limit))
+    found = {pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible}
+    if stated.sol_status not in found or any(variable.varValue is None for variable in variables):
         return None
-    return [round(x.varValue) for x in counts]
+    return [variable.varValue for variable in variables]

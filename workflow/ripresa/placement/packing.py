@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from ripresa.placement.program import Program, Solver
+
 Demand = tuple[tuple[str, float], ...]
 """What one job takes: (resource, amount) pairs, amounts above zero only."""
 
@@ -37,7 +39,7 @@ class Lot:
 
 
 class Problem(NamedTuple):
-    """An integer program: maximise the load, then the preference, of counts per variable."""
+    """Maximise the load, then the preference, of whole counts per variable."""
 
     counts: tuple[int, ...]
     loads: tuple[float, ...]
@@ -45,16 +47,22 @@ class Problem(NamedTuple):
     demands: tuple[tuple[float, ...], ...]
     capacity: tuple[float, ...]
 
-
-class Solver:
-    """Finds better packings than the greedy one; this one never does."""
-
-    def solve(self, problem: Problem) -> Sequence[int] | None:
-        """Counts per variable, or None when there is no answer in time."""
-        return None
-
-    def start_round(self) -> None:
-        """The problems up to the next call belong to one round and share its time."""
+    def program(self) -> Program:
+        """Maximises sum(load_i x_i) and, subordinate to it, sum(load_i level_i x_i), subject to
+        sum(demand_ij x_i) <= capacity_j and 0 <= x_i <= count_i, all x_i whole.
+        """
+        greatest = sum(load * count for load, count in zip(self.loads, self.counts, strict=True))
+        # One unit of load outweighs any preference: all levels together stay below 1 per unit of `major`.
+        major = greatest * LEVELS
+        return Program(
+            costs=tuple(-load * (major + level) for load, level in zip(self.loads, self.levels, strict=True)),
+            rows=tuple(
+                (tuple((index, demand[resource]) for index, demand in enumerate(self.demands)), available)
+                for resource, available in enumerate(self.capacity)
+            ),
+            most=tuple(map(float, self.counts)),
+            whole=frozenset(range(len(self.counts))),
+        )
 
 
 def fits(demand: Demand, free: Mapping[str, float], count: int) -> int:
@@ -102,7 +110,7 @@ def pack(lots: Sequence[Lot], capacity: Mapping[str, float], solver: Solver) -> 
     if is_best(shortlist, chosen, capacity):
         return counts
     problem, members = formulate(shortlist, capacity)
-    solution = solver.solve(problem)
+    solution = solver.solve(problem.program())
     better = fullest(shortlist, capacity) if solution is None else _distribute(solution, members, shortlist)
     if not _feasible(shortlist, better, capacity) or _load(shortlist, better) <= _load(shortlist, chosen):
         return counts
@@ -198,11 +206,11 @@ def formulate(lots: Sequence[Lot], capacity: Mapping[str, float]) -> tuple[Probl
     return problem, list(variables.values())
 
 
-def _distribute(solution: Sequence[int], members: list[list[int]], lots: Sequence[Lot]) -> list[int]:
+def _distribute(solution: Sequence[float], members: list[list[int]], lots: Sequence[Lot]) -> list[int]:
     """Counts per lot from counts per variable, in order of preference."""
     counts = [0] * len(lots)
     for number, positions in zip(solution, members, strict=True):
-        left = number
+        left = round(number)
         for position in positions:
             counts[position] = min(left, lots[position].size)
             left -= counts[position]

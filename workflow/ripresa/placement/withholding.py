@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from ripresa.journal import attempts, clock, records
+from ripresa.journal import attempts, clock, devices, records
 from ripresa.journal.paths import Run
+from ripresa.placement.asking import Asked
 from ripresa.recovery import breaker, policy
 
 PAUSE_S = 5.0
@@ -26,8 +27,10 @@ class Outlook(NamedTuple):
     """How often it was attempted so far."""
     escalated: bool = False
     """It asks for another amount of a resource now, and others of its kind will start with what works."""
-    devices: tuple[str, ...] = ()
-    """What it leases, one unit at a time."""
+    devices: tuple[tuple[str, int], ...] = ()
+    """What its rule has it lease: names and percent."""
+    asked: Asked | None = None
+    """What it asks the scheduler for instead."""
 
 
 FREE = Outlook()
@@ -46,7 +49,11 @@ class Withholding:
         self._waits: dict[str, tuple[object, float]] = {}
 
     def outlook(
-        self, targets: Iterable[str], *, scopes: Iterable[str] = (), retried: bool = False
+        self,
+        targets: Iterable[str],
+        *,
+        scopes: Iterable[str] = (),
+        retried: bool = False,
     ) -> Outlook:
         """What holds for a job of these units: of a group of units, all that holds for one of them.
 
@@ -105,6 +112,12 @@ class Withholding:
         ahead = [until for entry in entries if (until := breaker.closed_until(entry, now))]
         return min(ahead, default=now + self.pause) if entries else None
 
+    def meet(self, scopes: Iterable[str], other: str) -> bool:
+        """Whether a breaker holds back the units of these scopes only where they meet with another one."""
+        self._refresh()
+        both = {*scopes, other}
+        return any(other in entry.get("of", ()) for _, entry in breaker.covering(self._breakers, both))
+
     @property
     def meetings(self) -> frozenset[str]:
         """The breakers of units in which several scopes meet: of these `outlook` learns when asked again."""
@@ -136,7 +149,9 @@ class Withholding:
 
 
 def _scopes(record: dict[str, Any]) -> Iterable[str]:
-    """The scopes of an attempt that its unit belongs to wherever it runs next: not the host it ran on."""
+    """The scopes of an attempt that its unit belongs to wherever it runs next: not the host it ran on, nor
+    the GPUs."""
+    gpus = {f"gpu:{name}" for name in devices.named(record.get("device"))}
     for scope in record.get("scopes") or []:
-        if isinstance(scope, str) and not scope.startswith("host:"):
+        if isinstance(scope, str) and not scope.startswith("host:") and scope not in gpus:
             yield scope

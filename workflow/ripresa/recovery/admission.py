@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _LONGEST_PAUSE_S = 60.0
 """Timers stand still while a machine sleeps."""
 
+NO_DEVICE = "no_device"
+"""What stands in place of a classifier rule where there is nothing that a unit could run on."""
+
 
 def refusal(unit: Unit, last: dict[str, Any]) -> str | None:
     """Why the policy has stopped this unit, or None if it may run."""
@@ -39,7 +42,47 @@ def refusal(unit: Unit, last: dict[str, Any]) -> str | None:
                 f"correct the cause, then `ripresa release {unit.target}`"
             )
         blame.release(unit, last, changed)
+    return _broken(unit)
+
+
+def _broken(unit: Unit) -> str | None:
+    """Which of its devices the run leaves alone because it is broken; None if it has none such."""
+    if not unit.resources.get("gpu_device") or not os.path.exists(unit.run.devices):
+        return None
+    from ripresa.journal import devices, exclusions
+
+    excluded = exclusions.excluded(unit.run)
+    for name in devices.named(unit.resources["gpu_device"]):
+        if name in excluded:
+            return (
+                f"device {name} is excluded: {excluded[name]}; once it is well again, "
+                f"`ripresa release --device {name}`"
+            )
     return None
+
+
+def refuse(unit: Unit, evidence: str) -> bool:
+    """Record that there is nothing here that a unit could ever run on, which gives it up for this session.
+
+    False if a live process has the unit, and so knows better.
+    """
+    from ripresa.journal import leases
+    from ripresa.recovery.attempt import new_record
+
+    lease = leases.acquire(unit.run, unit.target)
+    if lease is None:
+        return False
+    try:
+        number = attempts.last(unit.run, unit.target).get("attempt", 0) + 1
+        record = new_record(unit, number, clock.iso())
+        record.update(outcome="failed", failure_class="configuration", evidence=evidence, decision="refused")
+        record.update(classifier_rule=NO_DEVICE, reason=evidence, log=None, ended=record["started"])
+        records.append(unit.run.attempts(unit.target), record)
+    finally:
+        lease.release()
+    told = {name: record[name] for name in ("attempt", "outcome", "failure_class", "evidence", "decision")}
+    emit(unit.run, "unit_end", target=unit.target, rule=unit.rule, seconds=0.0, **told)
+    return True
 
 
 def _sent_again(last: dict[str, Any]) -> bool:
@@ -57,7 +100,7 @@ def start(unit: Unit, last: dict[str, Any]) -> list[DeviceLease] | None:
     any other scheduler the guard itself waits. Raises DeviceError where a device cannot be leased at all.
     """
     scheduled = os.environ.get("RIPRESA_SCHEDULER") == "recovery"
-    until = clock.steady() + attempts.wait_s(last, time.time())
+    until = clock.steady() + (0.0 if _is_elsewhere(unit, last) else attempts.wait_s(last, time.time()))
     while True:
         wait = until - clock.steady()
         why = "in backoff"
@@ -77,6 +120,16 @@ def start(unit: Unit, last: dict[str, Any]) -> list[DeviceLease] | None:
             return None
         if execution.pause(min(wait, _LONGEST_PAUSE_S) if wait > 0 else 1.0):
             return None
+
+
+def _is_elsewhere(unit: Unit, last: dict[str, Any]) -> bool:
+    """Whether a unit whose device failed comes with other ones: then there is nothing to wait for."""
+    failed, device = (last.get("excluded") or {}).get("gpu"), unit.resources.get("gpu_device")
+    if not failed or not device:
+        return False
+    from ripresa.journal.devices import named
+
+    return set(named(str(failed))).isdisjoint(named(device))
 
 
 def _take(unit: Unit) -> list[DeviceLease] | None:

@@ -40,10 +40,11 @@ class _Attempt:
             "RIPRESA_PROGRESS": os.path.abspath(self.progress_file),
             "RIPRESA_LOG": os.path.abspath(self.log),
         }
-        if devices:
+        self.device = unit.resources.get("gpu_device")
+        if self.device:
             from ripresa.journal.devices import environment
 
-            self.environment.update(environment(unit.resources["gpu_device"]))
+            self.environment.update(environment(self.device))
 
     def execute(self, command: str, progress: Progress, stall: Stall) -> Execution:
         """Run a command to its end. Its processes are named in the lease before they can be orphans."""
@@ -60,8 +61,8 @@ class _Attempt:
         }
         if (node := processes.node()) != owner["host"]:
             owner["node"] = node
-        if self.devices:
-            owner["device"] = self.unit.resources["gpu_device"]
+        if self.device:
+            owner["device"] = self.device
         self.lease.write(owner)
         held = [self.lease.fd, *(device.fd for device in self.devices)]
         job = Execution(command, self.log, self.environment, held, lifeline)
@@ -82,8 +83,9 @@ class _Attempt:
 
     def _beat(self, progress: Progress) -> None:
         try:
-            for lease in (self.lease, *self.devices):
-                lease.beat()
+            self.lease.beat()
+            for device in self.devices:
+                device.beat()
         except OSError:
             return  # a beat more or less is no reason to end what runs
         if progress.changed and progress.value is not None:
@@ -304,7 +306,7 @@ def new_record(unit: Unit, number: int, started: Any) -> dict[str, Any]:
         "host": processes.node(),
         "pid": os.getpid(),
         "external_jobid": None,
-        "device": unit.resources.get("gpu_device"),
+        "device": unit.resources.get("gpu_device") or None,
         "started": started,
         "ended": clock.iso(),
         "max_rss_mb": None,

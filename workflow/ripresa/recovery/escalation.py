@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 
-from ripresa.journal import clock, records
+from ripresa.journal import clock, devices, records
 from ripresa.journal.paths import Run
 
 TYPE_CHECKING = False
@@ -91,7 +91,7 @@ def settle(
                 spent[name] = {"had": _number(had), "change": change, "by": by}
             else:
                 changes[name] = following / had
-        elif place := record.get("host" if name == "node" else "device"):
+        elif place := record.get("host") if name == "node" else ",".join(devices.named(record.get("device"))):
             changes[name] = change
             if change == "other":
                 excluded[name] = place

@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any
 
-from ripresa.journal import clock, processes
+from ripresa.journal import clock, devices, exclusions, processes
 from ripresa.journal.events import emit
 from ripresa.journal.paths import Run
 from ripresa.recovery import breaker, escalation, policy
@@ -99,6 +99,8 @@ def settle(
     )
     wanted = rules["classes"].get(failure_class, {}).get("changes") or {}
     decision = escalation.settle(run, record, history, wanted, decision)
+    if _exclude_devices(run, record, text, now) and decision.decision == "retry":
+        decision = decision._replace(not_before=None)  # it goes elsewhere
     if give_up:
         decision = policy.Decision("quarantine", None, {}, give_up)
     record.update(decision=decision.decision, not_before=decision.not_before)
@@ -117,6 +119,19 @@ def progressed(record: dict[str, Any], history: list[dict[str, Any]]) -> bool:
     """Whether this attempt came further than every earlier one since the last success."""
     earlier = map(policy.reached_by, policy.since_reset(history, record["session"]))
     return (policy.reached_by(record) or 0.0) > max((r for r in earlier if r is not None), default=0.0)
+
+
+def _exclude_devices(run: Run, record: dict[str, Any], log: str, now: float) -> bool:
+    """Let the run leave alone the devices that this failure shows to be broken; whether there are any."""
+    names = devices.named(record.get("device"))
+    if record["failure_class"] != "gpu_fault" or not names or record["host"] != processes.node():
+        return False
+    from ripresa.recovery import device_faults
+
+    found = device_faults.faults(names, log, now - clock.seconds(record["started"]))
+    for name, reason in found.items():
+        exclusions.exclude(run, name, reason, target=record["target"], attempt=record["attempt"])
+    return bool(found)
 
 
 def _tell_breakers(run: Run, record: dict[str, Any], rules: policy.Policy, now: float) -> None:

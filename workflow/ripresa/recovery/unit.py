@@ -124,6 +124,7 @@ def parse(arguments: list[str], text: str) -> Unit:
         raise ValueError(f"output {outputs[0]} of rule {rule} lies outside the run {run.dir}; put it inside")
     inputs, _, command = text.partition("\n")
     names = dict(item.split("=", 1) for item in options["--name"])
+    resources = dict(item.split("=", 1) for item in options["--resource"])
     return Unit(
         run,
         target,
@@ -134,11 +135,21 @@ def parse(arguments: list[str], text: str) -> Unit:
         inputs=inputs,
         command=command.rstrip("\n"),
         scopes=[f"host:{processes.node()}"]
-        + [f"{kind}:{name}" for kind, _, name in (s.partition("=") for s in options["--scope"])],
-        resources=dict(item.split("=", 1) for item in options["--resource"]),
+        + [f"{kind}:{name}" for kind, _, name in (s.partition("=") for s in options["--scope"])]
+        + _gpus(resources.get("gpu_device")),
+        resources=resources,
         log=log,
         options=_options(run, rule, digest),
     )
+
+
+def _gpus(named: str | None) -> list[str]:
+    """The scopes of the GPUs that a unit has."""
+    if not named:
+        return []
+    from ripresa.journal import devices
+
+    return [f"gpu:{name}" for name in devices.named(named) if not devices.is_slot(name)]
 
 
 def _stall(options: dict[str, Any], history: str, target: str) -> stall.Stall:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ripresa.journal.text import printable
 from ripresa.recovery import policy
+from ripresa.recovery.admission import NO_DEVICE
 
 
 class Words(NamedTuple):
@@ -210,6 +211,8 @@ def remedy(record: Mapping[str, Any]) -> str:
         return f"give access to {path['path']} on {host}"
     if failure_class == "disk" and (path := _PATH.search(evidence)):
         return f"free space on the file system of {path['path']} on {host}"
+    if record.get("classifier_rule") == NO_DEVICE:
+        return f"ask for less in its rule, or run it where there is more than on {host}"
     return of(record).remedy
 
 
@@ -266,7 +269,8 @@ def decided(record: Mapping[str, Any], left: Budget | None, when: str = "soon") 
     if decision == "refused" and record.get("failure_class") == "cancelled":
         return "Nothing is wrong with it: it runs with the next call."
     if decision == "refused":
-        why = _used_up(left, interrupted)
+        nowhere = record.get("classifier_rule") == NO_DEVICE
+        why = "it cannot run on this machine" if nowhere else _used_up(left, interrupted)
         return f"This call has given it up: {why}. The next call tries it anew, with all its retries."
     return ""
 

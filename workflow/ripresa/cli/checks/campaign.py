@@ -7,7 +7,7 @@ from typing import Any
 
 from ripresa.cli.answers import count, lasted, local
 from ripresa.cli.checks import FAIL, OK, WARN, Check
-from ripresa.journal import clock, controller, leases, processes, records
+from ripresa.journal import clock, controller, exclusions, leases, processes, records
 from ripresa.journal.paths import Run
 from ripresa.journal.text import printable
 from ripresa.recovery import breaker
@@ -64,6 +64,9 @@ def checks(run: Run) -> Iterator[Check]:
     yield _controller(holder, now)
     yield from _leases(run, controlled=holder is not None)
     yield from _journal(run)
+    for name, reason in exclusions.excluded(run).items():
+        fix = f"reset or replace it, then `ripresa release --device {printable(name)}`"
+        yield Check(f"device {printable(name)}", WARN, f"excluded: {printable(reason)}", fix)
     table = breaker.load(run)
     for scope in sorted(table):
         until = breaker.closed_until(table[scope], now)
