@@ -40,7 +40,9 @@ def answer(arguments: argparse.Namespace) -> Answer:
     slurm = arguments.profile is not None and submission.is_slurm(arguments.profile)
     run = runs.named(arguments)
     changes = _changes(run, arguments.run)
-    jobs = [job for job in _dry_run(arguments, elsewhere=slurm) if job["output"]]
+    planned = _dry_run(arguments, elsewhere=slurm)
+    parts = next((told["parts"] for told in planned if "parts" in told), [])
+    jobs = [job for job in planned if job.get("output")]
     known = {unit.target: unit for unit in state.states(run)}
     units = [_unit(run, job, known) for job in jobs]
     held = [u for u in units if u["state"] in (state.WAITING, state.QUARANTINED, state.RUNNING)]
@@ -55,6 +57,7 @@ def answer(arguments: argparse.Namespace) -> Answer:
     document: dict[str, Any] = {
         "run_id": run.run_id,
         "changes": changes,
+        "parts": parts,
         "rules": _by_rule(units),
         "units": units,
         "held": [unit["target"] for unit in held],
@@ -128,7 +131,8 @@ def _changes(run: Run, run_id: str | None) -> list[str]:
 
 
 def _dry_run(arguments: argparse.Namespace, *, elsewhere: bool) -> list[dict[str, Any]]:
-    """The jobs that Snakemake would run, as its logger plugin `journal` notes them.
+    """The parts of the campaign and the jobs that Snakemake would run, as its logger plugin `journal` notes
+    them.
 
     Those that run ``elsewhere`` have the threads that they ask for, not cut to the cores of this machine.
     """
@@ -188,6 +192,9 @@ def _text(document: dict[str, Any], held: list[dict[str, Any]]) -> Iterable[str 
         if number
         else (f"run {document['run_id']}: nothing would run")
     )
+    if document["parts"]:
+        yield ""
+        yield Table(("PART", "UNITS", "SHARED", "DONE", "TO DO"), [_part_row(one) for one in document["parts"]])
     if document["rules"]:
         yield ""
         yield Table(("RULE", "UNITS", "WHY"), [_rule_row(rule) for rule in document["rules"]])
@@ -206,6 +213,11 @@ def _text(document: dict[str, Any], held: list[dict[str, Any]]) -> Iterable[str 
         yield from submission.lines(document["submission"])
     if document["manifest"]:
         yield f"manifest: {document['manifest']}"
+
+
+def _part_row(part: dict[str, Any]) -> tuple[str, ...]:
+    numbers = (part["units"], part["shared"], part["done"], part["units"] - part["done"])
+    return part["part"] or "all together", *(f"{number:,}" for number in numbers)
 
 
 def _rule_row(rule: dict[str, Any]) -> tuple[str, ...]:

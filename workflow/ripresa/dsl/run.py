@@ -29,6 +29,8 @@ class Campaign:
         self.units: list[Units] = []
         self.goals: list[str] = []
         """The files that a call without targets asks for; each family adds its own."""
+        self.parts: dict[str, list[str]] = {}
+        """Parts of the campaign that have files in common, for `ripresa plan`: the files of each by its name."""
         self.on_hosts = executor.on_hosts
         """Whether units run on the hosts of an inventory, which their resource ``host`` names."""
         self.at_failure: list[Callable[[], None]] = []
