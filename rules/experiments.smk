@@ -43,7 +43,7 @@ def experiment_needs(name):
 
 
 # What may compute an experiment, and how much of it: whole GPUs, or one that several share.
-on_gpus = "gpu" in experiment_devices["on"]
+on_gpus = "gpu" in experiment_devices["device_kinds"]
 experiment_memory = experiment_devices["gpu_mem_mb"]
 
 
@@ -57,7 +57,7 @@ rule experiment:
         gpu=math.ceil(experiment_devices["gpu"]) if on_gpus else 0,
         gpu_share=round(100 * min(experiment_devices["gpu"], 1)),
         gpu_mem_mb=experiment_needs("gpu_mem_mb") if experiment_memory == "auto" else experiment_memory,
-        device_kinds=",".join(experiment_devices["on"]),
+        device_kinds=",".join(experiment_devices["device_kinds"]),
         cost=experiment_needs("cost"),
         # After a failure for want of GPU memory it is computed in smaller parts of the same batch.
         batch_size=escalated(
@@ -73,7 +73,7 @@ rule experiment:
     shell:
         guard(
             "python workflow/scripts/experiment_run.py {params.unit:q} {output} "
-            '--checkpoints "$RIPRESA_RUN/experiments/.checkpoints/{wildcards.digest}" '
+            '--checkpoints "$RIPRESA_RUN/experiments/.checkpoints" '
             "--micro-batch {resources.batch_size} --backend {resources.backend}",
             validate="json:workflow/schemas/experiment_result.schema.json",
             progress="counter:$RIPRESA_PROGRESS",

@@ -194,7 +194,9 @@ def _text(document: dict[str, Any], held: list[dict[str, Any]]) -> Iterable[str 
     )
     if document["parts"]:
         yield ""
-        yield Table(("PART", "UNITS", "SHARED", "DONE", "TO DO"), [_part_row(one) for one in document["parts"]])
+        yield Table(
+            ("PART", "UNITS", "SHARED", "DONE", "TO DO"), [_part_row(one) for one in document["parts"]]
+        )
     if document["rules"]:
         yield ""
         yield Table(("RULE", "UNITS", "WHY"), [_rule_row(rule) for rule in document["rules"]])

@@ -151,7 +151,9 @@ def _value(name: str, given: Any) -> Any:
     if name in _WORDS:
         plain = re.sub(r"[^a-z0-9]", "", text.lower())
         if plain not in _WORDS[name]:
-            raise ValueError(f"{name} is {text!r}, must be {' or '.join(dict.fromkeys(_WORDS[name].values()))}")
+            raise ValueError(
+                f"{name} is {text!r}, must be {' or '.join(dict.fromkeys(_WORDS[name].values()))}"
+            )
         return _WORDS[name][plain]
     if name == "alpha" and text.lower() in _IID:
         return None
@@ -196,7 +198,9 @@ def _configured(row: _Row, digests: list[str], findings: list[Finding]) -> str |
     if len(digests) == 1:
         return digests[0]
     if digests:
-        message = f"{len(digests)} configured experiments have these parameters, and differ in what no column tells"
+        message = (
+            f"{len(digests)} configured experiments have these parameters, and differ in what no column tells"
+        )
         findings.append(Finding(AMBIGUOUS, row.where, f"{message}: {', '.join(digests[:3])}"))
     else:
         told = ", ".join(f"{name} {row.values[name]}" for name in _KEY if row.values[name] is not None)
@@ -207,23 +211,28 @@ def _configured(row: _Row, digests: list[str], findings: list[Finding]) -> str |
 def _compare_models(parameters: Mapping[str, Any], row: _Row, findings: list[Finding]) -> None:
     here, there = architecture.num_parameters(parameters), row.values["num_parameters"]
     if here != there:
-        message = f"its model has {there:,} parameters, the one here {here:,}: results of both are in one table"
+        message = (
+            f"its model has {there:,} parameters, the one here {here:,}: results of both are in one table"
+        )
         findings.append(Finding(OTHER_MODEL, row.where, message))
 
 
 def _document(
     digest: str, parameters: Mapping[str, Any], row: _Row, task: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The result as it is published. What no column tells is null."""
+    """The result as it is published. What no column tells is null; that of the images as a whole is taken to be
+    the mean over the clients."""
     values = row.values
-    told = {key: task.get(key) for key in ("task_id", "status", "assigned_to", "assigned_at")} if task else None
+    told = (
+        {key: task.get(key) for key in ("task_id", "status", "assigned_to", "assigned_at")} if task else None
+    )
     return {
         "digest": digest,
         "parameters": dict(parameters),
         "status": "ok",
         "failure_class": None,
         "reason": None,
-        "metrics": dict.fromkeys([*METRICS, "train_loss"]),
+        "metrics": {**{name: values[f"mean_{name}"] for name in METRICS}, "train_loss": None},
         "per_client": {
             name: {"mean": values[f"mean_{name}"], "std": values[f"std_{name}"], "values": None}
             for name in METRICS

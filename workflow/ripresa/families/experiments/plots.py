@@ -236,7 +236,9 @@ def _titled(panel: Axes, names: Sequence[str], values: Key, rest: Sequence[str],
     panel.set_title(_described(names, values), fontsize=8, loc="left")
     if facet:
         text = _described(rest, facet)
-        panel.set_title(text if not names else f"{panel.get_title(loc='left')}\n{text}", fontsize=7, loc="left")
+        panel.set_title(
+            text if not names else f"{panel.get_title(loc='left')}\n{text}", fontsize=7, loc="left"
+        )
 
 
 def _described(names: Sequence[str], values: Key) -> str:
