@@ -1,10 +1,11 @@
-"""Compute one experiment: PARAMETERS (JSON) OUTPUT --checkpoints DIRECTORY [--micro-batch N] [--backend NAME]"""
+"""Compute one experiment: PARAMETERS (JSON) OUTPUT --checkpoints DIRECTORY"""
 
 import argparse
 import json
 import sys
 
 from ripresa.families.experiments import ExperimentError
+from ripresa.families.experiments.backends import NAMES
 from ripresa.families.experiments.running import run
 
 
@@ -14,7 +15,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("output")
     parser.add_argument("--checkpoints", required=True)
     parser.add_argument("--micro-batch", type=int)
-    parser.add_argument("--backend", choices=["auto", "numpy", "torch"], default="auto")
+    parser.add_argument("--backend", choices=NAMES, default="auto")
     asked = parser.parse_args(arguments)
     try:
         found = run(asked.parameters, asked.output, asked.checkpoints, asked.micro_batch, asked.backend)

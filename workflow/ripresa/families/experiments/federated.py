@@ -27,7 +27,7 @@ class Backend(Protocol[Samples]):
     """What computes: see `numpy_backend`."""
 
     name: str
-    versions: Mapping[str, str]
+    versions: dict[str, str]
 
     def load(self, images: NDArray[np.float32], labels: Labels) -> Samples: ...
 
@@ -111,9 +111,7 @@ class Federation(Generic[Samples]):
                     weights, entry = self._round(state)
                 except Diverged as again:
                     return Outcome(state, None, None, str(again))
-                say(
-                    "the round did not diverge again: something is wrong with this machine, not with the training"
-                )
+                say("the round did not diverge again: this machine is at fault, not the training")
             state.weights = weights
             state.round += 1
             state.history.append(entry)

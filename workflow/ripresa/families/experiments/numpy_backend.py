@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ripresa.families.experiments.architecture import CLASSES, layers, num_parameters
+from ripresa.families.experiments.convolution import Convolutional
 from ripresa.families.experiments.dense import Dense
 from ripresa.families.experiments.weights import Vector
 
+NETWORKS: dict[str, type[Dense] | type[Convolutional]] = {"MLP": Dense, "CNN": Convolutional}
 _EVALUATED = 512
 """Samples that are evaluated at once."""
 
@@ -26,16 +28,17 @@ class NumpyBackend:
     """
 
     name = "numpy"
-    versions: ClassVar = {"numpy": np.__version__}
 
     def __init__(self, parameters: Mapping[str, Any], micro_batch: int, dtype: Any = np.float32) -> None:
+        self.versions = {"numpy": np.__version__}
         self._batch, self._micro = parameters["batch_size"], micro_batch
         self._rate, self._momentum = parameters["learning_rate"], parameters["momentum"]
         size = num_parameters(parameters)
         self._weights, self._velocity = np.empty(size, dtype), np.empty(size, dtype)
         self._gradient = np.empty(size, dtype)
         self._sum = np.empty(size, dtype) if micro_batch < self._batch else self._gradient
-        self._network = Dense(layers(parameters), self._weights, self._gradient)
+        network = NETWORKS[parameters["model_type"]]
+        self._network = network(layers(parameters), self._weights, self._gradient)
 
     def load(self, images: Array, labels: NDArray[np.intp]) -> Samples:
         """Samples as the other functions take them."""

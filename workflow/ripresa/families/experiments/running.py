@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ripresa.dsl.digests import digest
-from ripresa.families.experiments import ExperimentError, datasets, federated, result
+from ripresa.families.experiments import ExperimentError, backends, datasets, federated, result
 from ripresa.families.experiments.checkpoint import Checkpoint, remove_finished
 from ripresa.families.experiments.parameters import canonical
 
@@ -26,7 +26,7 @@ def run(
     micro_batch: int | None = None,
     backend: str = "auto",
 ) -> dict[str, Any]:
-    """Compute an experiment, resuming from its checkpoint if there is one, and write its result to ``output``.
+    """Compute an experiment, resuming from its checkpoint if there is one, and write its result.
 
     ``micro_batch`` is how many samples of a batch are computed at a time: a divisor of the batch size, which
     is taken if none is given. Returns the result. ExperimentError for what cannot be computed.
@@ -40,7 +40,7 @@ def run(
             f"micro-batch: {micro_batch} does not divide batch_size {parameters['batch_size']}"
         )
     remove_finished(checkpoints, _results(output))
-    chosen = _backend(backend, parameters, micro_batch)
+    chosen = backends.choose(backend, parameters, micro_batch)
     dataset = datasets.load(parameters["dataset"], os.environ.get("RIPRESA_DATASETS", "datasets"))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # divergence is found in the losses
         federation = federated.Federation(parameters, dataset, chosen)
@@ -80,9 +80,3 @@ def _results(output: str) -> str:
     """Where results are published: the output itself is a staged file, beside which there may be nothing."""
     run_directory, target = os.environ.get("RIPRESA_RUN"), os.environ.get("RIPRESA_TARGET")
     return os.path.dirname(f"{run_directory}/{target}" if run_directory and target else output)
-
-
-def _backend(name: str, parameters: Mapping[str, Any], micro_batch: int) -> Any:
-    from ripresa.families.experiments.numpy_backend import NumpyBackend
-
-    return NumpyBackend(parameters, micro_batch)
