@@ -21,8 +21,12 @@ def main(arguments: list[str]) -> None:
         found = run(asked.parameters, asked.output, asked.checkpoints, asked.micro_batch, asked.backend)
     except ExperimentError as error:
         sys.exit(f"error: {error}")
-    accuracy, reason = found["metrics"]["test_accuracy"], found["reason"]
-    print(reason or f"test accuracy {accuracy:.4f} after {found['rounds_run']} rounds")
+    except MemoryError as error:
+        sys.exit(f"error: out of memory: {error} (a smaller --micro-batch needs less)")
+    if found["reason"]:
+        print(f"{found['failure_class']}: {found['reason']}")
+    else:
+        print(f"test accuracy {found['metrics']['test_accuracy']:.4f} after {found['rounds_run']} rounds")
 
 
 if __name__ == "__main__":

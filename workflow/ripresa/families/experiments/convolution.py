@@ -11,20 +11,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ripresa.families.experiments.architecture import CLASSES, KERNEL, Shape
+from ripresa.families.experiments.architecture import KERNEL, Shape
 from ripresa.families.experiments.weights import matrices
 
 Array = NDArray[Any]
 
 
 class Convolutional:
-    """A network that reads its weights, and writes their gradient, in two given vectors."""
+    """A network that reads its weights, and writes their gradient, in two given vectors.
 
-    def __init__(self, shapes: list[tuple[Shape, Shape]], weights: Array, gradient: Array) -> None:
+    ``image`` is the shape of an image, ``most`` the longest batch.
+    """
+
+    evaluated = 64
+    """How many images are best evaluated at once."""
+
+    def __init__(
+        self, shapes: list[tuple[Shape, Shape]], image: Shape, weights: Array, gradient: Array, most: int
+    ) -> None:
         self.weights = matrices(weights, shapes)
         self.gradients = matrices(gradient, shapes)
-        self._depth, self._channels = len(shapes) - 1, shapes[0][0][-1]
-        self._buffers: dict[int, _Buffers] = {}
+        height, width, _ = image
+        units = shapes[0][0][-1]
+        self._inner = (height // 2, width // 2, units)
+        dtype = weights.dtype
+        self._first = _Patches(most, image, dtype)
+        self._others = _Patches(most, self._inner, dtype)
+        self._active = [np.empty((most, height, width, units), dtype)]
+        self._active += [np.empty((most, *self._inner), dtype) for _ in shapes[1:-1]]
+        self._outputs = [np.empty((most, *self._inner), dtype) for _ in shapes[:-1]]
 
     @staticmethod
     def prepared(images: Array) -> Array:
@@ -33,100 +48,85 @@ class Convolutional:
 
     def logits(self, inputs: Array) -> Array:
         """The outputs of the last layer (classes, n)."""
-        buffers = self._of(inputs)
-        first = buffers.layers[0]
-        first.forward(inputs, self.weights[0])
-        np.add(_corner(first.active, 0, 0), _corner(first.active, 0, 1), out=buffers.outputs[0])
-        for row, column in ((1, 0), (1, 1)):
-            buffers.outputs[0] += _corner(first.active, row, column)
-        buffers.outputs[0] *= 0.25
-        for number in range(1, self._depth):
-            before, layer = buffers.outputs[number - 1], buffers.layers[number]
-            layer.forward(before, self.weights[number])
-            np.add(before, layer.active, out=buffers.outputs[number])
-        buffers.features[:, :-1] = buffers.outputs[-1].reshape(len(inputs), -1)
-        np.dot(self.weights[-1].T, buffers.features.T, out=buffers.logits)
-        return buffers.logits
+        count = len(inputs)
+        active, output = self._active[0][:count], self._outputs[0][:count]
+        self._first.convolve(inputs, self.weights[0], active)
+        np.add(active[:, ::2, ::2], active[:, ::2, 1::2], out=output)
+        output += active[:, 1::2, ::2]
+        output += active[:, 1::2, 1::2]
+        output *= 0.25
+        for number in range(1, len(self._outputs)):
+            before, active, output = output, self._active[number][:count], self._outputs[number][:count]
+            self._others.convolve(before, self.weights[number], active)
+            np.add(before, active, out=output)
+        last = self.weights[-1]
+        return np.dot(last[:-1].T, output.reshape(count, -1).T) + last[-1][:, None]
 
     def backward(self, inputs: Array, d_logits: Array) -> None:
         """Write the gradient, given that of the logits of the last call (classes, n)."""
-        buffers = self._of(inputs)
-        np.dot(buffers.features.T, d_logits.T, out=self.gradients[-1])
-        d_output = np.dot(d_logits.T, self.weights[-1][:-1].T).reshape(buffers.outputs[-1].shape)
-        for number in range(self._depth - 1, 0, -1):
-            before, layer = buffers.outputs[number - 1], buffers.layers[number]
-            d_active = layer.backward(before, d_output, self.gradients[number])
-            d_output += layer.d_input(d_active, self.weights[number])
-        first, d_output = buffers.layers[0], d_output * 0.25
-        d_whole = np.repeat(np.repeat(d_output, 2, axis=1), 2, axis=2)
-        first.backward(inputs, d_whole, self.gradients[0])
-
-    def _of(self, inputs: Array) -> _Buffers:
-        if len(inputs) not in self._buffers:
-            self._buffers[len(inputs)] = _Buffers(inputs, self._depth, self._channels)
-        return self._buffers[len(inputs)]
+        count = len(inputs)
+        features = self._outputs[-1][:count].reshape(count, -1)
+        np.dot(features.T, d_logits.T, out=self.gradients[-1][:-1])
+        d_logits.sum(axis=1, out=self.gradients[-1][-1])
+        d_output = np.dot(d_logits.T, self.weights[-1][:-1].T).reshape(count, *self._inner)
+        for number in range(len(self._outputs) - 1, 0, -1):
+            d_active = d_output * (self._active[number][:count] > 0)
+            self._others.gradient(self._outputs[number - 1][:count], d_active, self.gradients[number])
+            d_output += self._others.back(d_active, self.weights[number])
+        d_output *= 0.25
+        d_active = d_output.repeat(2, axis=1).repeat(2, axis=2)
+        d_active *= self._active[0][:count] > 0
+        self._first.gradient(inputs, d_active, self.gradients[0])
 
 
-class _Layer:
-    """A convolution and its ReLU at one place of the network, for batches of one length."""
+class _Patches:
+    """The 3x3 patches around all pixels of images of one shape, beyond whose edges lie zeros."""
 
-    def __init__(self, shape: Shape, outputs: int, dtype: Any, patches: Array) -> None:
-        count, height, width, channels = shape
-        self.active = np.empty((count, height, width, outputs), dtype)
-        self._padded = np.zeros((count, height + 2, width + 2, channels), dtype)
-        rows = patches[: count * height * width * (KERNEL**2 * channels + 1)]
-        self._rows = rows.reshape(count * height * width, -1)
-        inner = self._rows.reshape(count, height, width, -1)[..., :-1]
-        self._patches = inner.reshape(count, height, width, KERNEL, KERNEL, channels)
-        self._size = height, width
+    def __init__(self, most: int, image: Shape, dtype: Any) -> None:
+        self._height, self._width, self._channels = image
+        self._columns = KERNEL**2 * self._channels
+        self._padded = np.zeros((most, self._height + 2, self._width + 2, self._channels), dtype)
+        self._memory = np.empty(most * self._height * self._width * (self._columns + 1), dtype)
 
-    def forward(self, inputs: Array, weights: Array) -> None:
-        self._fill(inputs)
-        flat = self.active.reshape(len(self._rows), -1)
-        np.dot(self._rows, weights, out=flat)
+    def convolve(self, images: Array, weights: Array, out: Array) -> None:
+        """The convolution of images with its ReLU."""
+        rows = self._rows(images)
+        flat = out.reshape(len(rows), -1)
+        np.dot(rows, weights, out=flat)
         np.maximum(flat, 0, out=flat)
 
-    def backward(self, inputs: Array, d_output: Array, gradient: Array) -> Array:
-        """Write the gradient of the weights; return that of what ReLU was given, one row a pixel."""
-        d_active = (d_output * (self.active > 0)).reshape(len(self._rows), -1)
-        self._fill(inputs)
-        np.dot(self._rows.T, d_active, out=gradient)
-        return d_active
+    def gradient(self, images: Array, d_out: Array, out: Array) -> None:
+        """The gradient of the weights, given that of the convolution."""
+        rows = self._rows(images)
+        np.dot(rows.T, d_out.reshape(len(rows), -1), out=out)
 
-    def d_input(self, d_active: Array, weights: Array) -> Array:
-        height, width = self._size
-        d_patches = np.dot(d_active, weights[:-1].T).reshape(self._patches.shape)
-        d_padded = np.zeros_like(self._padded)
+    def back(self, d_out: Array, weights: Array) -> Array:
+        """The gradient of the images, given that of the convolution; valid until the next call."""
+        count = len(d_out)
+        flat = d_out.reshape(-1, d_out.shape[-1])
+        rows = self._memory[: len(flat) * self._columns].reshape(len(flat), -1)
+        np.dot(flat, weights[:-1].T, out=rows)
+        patches = rows.reshape(count, self._height, self._width, KERNEL, KERNEL, self._channels)
+        padded = np.zeros_like(self._padded[:count])
         for row in range(KERNEL):
             for column in range(KERNEL):
-                d_padded[:, row : row + height, column : column + width] += d_patches[:, :, :, row, column]
-        return d_padded[:, 1:-1, 1:-1]
+                self._around(padded, row, column)[...] += patches[:, :, :, row, column]
+        return padded[:, 1:-1, 1:-1]
 
-    def _fill(self, inputs: Array) -> None:
-        height, width = self._size
-        self._padded[:, 1:-1, 1:-1] = inputs
+    def _rows(self, images: Array) -> Array:
+        """One row for each pixel: its patch, and a one that the biases are multiplied with."""
+        count = len(images)
+        padded = self._padded[:count]
+        padded[:, 1:-1, 1:-1] = images
+        pixels = count * self._height * self._width
+        rows = self._memory[: pixels * (self._columns + 1)].reshape(pixels, -1)
+        patches = rows.reshape(count, self._height, self._width, -1)[..., :-1]
+        patches = patches.reshape(count, self._height, self._width, KERNEL, KERNEL, self._channels)
         for row in range(KERNEL):
             for column in range(KERNEL):
-                around = self._padded[:, row : row + height, column : column + width]
-                self._patches[:, :, :, row, column] = around
-        self._rows[:, -1] = 1
+                patches[:, :, :, row, column] = self._around(padded, row, column)
+        rows[:, -1] = 1
+        return rows
 
-
-class _Buffers:
-    """Arrays for batches of one length."""
-
-    def __init__(self, inputs: Array, depth: int, width: int) -> None:
-        count, rows, columns, _ = inputs.shape
-        inner = (count, rows // 2, columns // 2, width)
-        shapes = [inputs.shape, *[inner] * (depth - 1)]
-        sizes = [n * h * w * (KERNEL**2 * c + 1) for n, h, w, c in shapes]
-        patches = np.empty(max(sizes), inputs.dtype)
-        self.layers = [_Layer(shape, width, inputs.dtype, patches) for shape in shapes]
-        self.outputs = [np.empty(inner, inputs.dtype) for _ in range(depth)]
-        self.features = np.ones((count, inner[1] * inner[2] * width + 1), inputs.dtype)
-        self.logits = np.empty((CLASSES, count), inputs.dtype)
-
-
-def _corner(whole: Array, row: int, column: int) -> Array:
-    """One pixel of each square of 2x2 pixels."""
-    return whole[:, row::2, column::2]
+    def _around(self, padded: Array, row: int, column: int) -> Array:
+        return padded[:, row : row + self._height, column : column + self._width]

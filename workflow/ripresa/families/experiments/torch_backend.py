@@ -8,8 +8,9 @@ that was not.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 # Read when CUDA starts: without it, matrix products are not deterministic.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -19,13 +20,30 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from ripresa.families.experiments import ExperimentError
 from ripresa.families.experiments.architecture import layers
 from ripresa.families.experiments.weights import Vector, matrices
 
 _EVALUATED = 512
 """Samples that are evaluated at once."""
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Samples = tuple[torch.Tensor, torch.Tensor]
+
+
+def _reporting_memory(function: Callable[P, R]) -> Callable[P, R]:
+    """Make an experiment's error of the lack of device memory; its text says how much was asked for."""
+
+    @wraps(function)
+    def wrapper(*args: P.args, **options: P.kwargs) -> R:
+        try:
+            return function(*args, **options)
+        except torch.OutOfMemoryError as error:
+            what = " ".join(str(error).split())
+            raise ExperimentError(f"{what} (a smaller --micro-batch needs less)") from None
+
+    return wrapper
 
 
 class TorchBackend:
@@ -55,6 +73,7 @@ class TorchBackend:
             images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         return torch.from_numpy(images).to(self._device), torch.from_numpy(labels).to(self._device)
 
+    @_reporting_memory
     def train(self, start: Vector, samples: Samples, orders: list[NDArray[np.intp]]) -> tuple[Vector, float]:
         """As of the NumPy backend."""
         weights = [part.requires_grad_() for part in self._tensors(start)]
@@ -76,6 +95,7 @@ class TorchBackend:
         merged = torch.cat([part.detach().reshape(-1) for part in weights])
         return merged.cpu().numpy(), float(total) / sum(map(len, orders))
 
+    @_reporting_memory
     @torch.no_grad()
     def evaluate(self, weights: Vector, samples: Samples) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """The loss of each sample, and whether it was classified rightly."""
