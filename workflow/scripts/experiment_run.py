@@ -1,10 +1,11 @@
-"""Compute one experiment: PARAMETERS (JSON) OUTPUT --checkpoints DIRECTORY [--micro-batch N] [--backend NAME]"""
+"""Compute one experiment: PARAMETERS (JSON) OUTPUT --checkpoints DIRECTORY"""
 
 import argparse
 import json
 import sys
 
 from ripresa.families.experiments import ExperimentError
+from ripresa.families.experiments.backends import NAMES
 from ripresa.families.experiments.running import run
 
 
@@ -14,14 +15,18 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("output")
     parser.add_argument("--checkpoints", required=True)
     parser.add_argument("--micro-batch", type=int)
-    parser.add_argument("--backend", choices=["auto", "numpy", "torch"], default="auto")
+    parser.add_argument("--backend", choices=NAMES, default="auto")
     asked = parser.parse_args(arguments)
     try:
         found = run(asked.parameters, asked.output, asked.checkpoints, asked.micro_batch, asked.backend)
     except ExperimentError as error:
         sys.exit(f"error: {error}")
-    accuracy, reason = found["metrics"]["test_accuracy"], found["reason"]
-    print(reason or f"test accuracy {accuracy:.4f} after {found['rounds_run']} rounds")
+    except MemoryError as error:
+        sys.exit(f"error: out of memory: {error} (a smaller --micro-batch needs less)")
+    if found["reason"]:
+        print(f"{found['failure_class']}: {found['reason']}")
+    else:
+        print(f"test accuracy {found['metrics']['test_accuracy']:.4f} after {found['rounds_run']} rounds")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 - MLP: ``depth`` hidden layers of ``4 * width_factor`` units with ReLU; of depth 0 it is linear (softmax
   regression).
-- CNN: a 3x3 convolution to ``width_factor`` channels with ReLU and a 2x2 maximum, ``depth - 1`` more 3x3
-  convolutions at that resolution, and a linear layer on all that is left.
+- CNN: a 3x3 convolution to ``width_factor`` channels with ReLU and the mean of 2x2 pixels, ``depth - 1`` more
+  3x3 convolutions at that resolution, and a linear layer on all that is left.
 
 Hidden layers from the second on are residual, ``h + relu(h W + b)`` (He et al. 2016), without which 16 or 64
 of them would not train. There is no normalisation over a batch: then the gradient of a batch would not be

@@ -35,6 +35,8 @@ class State:
     history: list[dict[str, Any]] = field(default_factory=list)
     elapsed_s: float = 0.0
     """Time of all rounds so far, in whatever process they were computed."""
+    segments: list[dict[str, Any]] = field(default_factory=list)
+    """What computed the rounds: one entry for each process, with the first of its rounds."""
 
 
 class Checkpoint:

@@ -1,8 +1,8 @@
 """How samples are divided over the clients.
 
-Each class is divided in proportions drawn from a Dirichlet distribution of concentration ``alpha`` (Hsu et al.
-2019); without one, every client has a random sample of all, as large as those of the others. Validation and
-test images are divided in the same proportions: a client is judged on the mixture of classes that it has.
+Each class is divided in proportions drawn from a Dirichlet distribution of concentration ``alpha`` (Hsu et
+al. 2019); without one, every client has a random sample of all, as large as those of the others. Validation
+and test images are divided in the same proportions: a client is judged on the mixture of classes that it has.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def divide(
 ) -> list[Indices]:
     """The samples of each client, every sample at one client, at least ``least`` at each.
 
-    Where the proportions leave a client with fewer, it gets samples of the clients that have most. Where there
-    are not enough for that, all get equally many, if at least one each; else ExperimentError.
+    Where the proportions leave a client with fewer, it gets samples of the client that has most.
+    ExperimentError if there are more clients than samples.
     """
     if len(labels) < clients:
         raise ExperimentError(f"clients: {clients} are more than there are samples to divide ({len(labels)})")

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ripresa.families.experiments.architecture import num_parameters
-from ripresa.families.experiments.federated import Judged, Outcome
+from ripresa.families.experiments.federated import Judged
+from ripresa.families.experiments.training import Outcome
 
 MEASURES = ("test_accuracy", "test_loss", "val_accuracy", "val_loss")
 

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from ripresa.dsl.digests import digest
-from ripresa.families.experiments import ExperimentError, datasets, federated, result
+from ripresa.families.experiments import ExperimentError, backends, datasets, result
 from ripresa.families.experiments.checkpoint import Checkpoint, remove_finished
+from ripresa.families.experiments.federated import Federation
 from ripresa.families.experiments.parameters import canonical
+from ripresa.families.experiments.training import train
 
 _LENGTH = 32  # bytes of a progress report, always as many, so that a reader never sees parts of two
 
@@ -26,7 +28,7 @@ def run(
     micro_batch: int | None = None,
     backend: str = "auto",
 ) -> dict[str, Any]:
-    """Compute an experiment, resuming from its checkpoint if there is one, and write its result to ``output``.
+    """Compute an experiment, resuming from its checkpoint if there is one, and write its result.
 
     ``micro_batch`` is how many samples of a batch are computed at a time: a divisor of the batch size, which
     is taken if none is given. Returns the result. ExperimentError for what cannot be computed.
@@ -35,16 +37,15 @@ def run(
     parameters = canonical(given)
     name = digest(parameters)
     micro_batch = micro_batch or parameters["batch_size"]
-    if parameters["batch_size"] % micro_batch:
-        raise ExperimentError(
-            f"micro-batch: {micro_batch} does not divide batch_size {parameters['batch_size']}"
-        )
+    if micro_batch < 0 or parameters["batch_size"] % micro_batch:
+        raise ExperimentError(f"micro-batch: {micro_batch} is no divisor of {parameters['batch_size']}")
     remove_finished(checkpoints, _results(output))
-    chosen = _backend(backend, parameters, micro_batch)
     dataset = datasets.load(parameters["dataset"], os.environ.get("RIPRESA_DATASETS", "datasets"))
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # divergence is found in the losses
-        federation = federated.Federation(parameters, dataset, chosen)
-        outcome = federation.train(Checkpoint(checkpoints, name, parameters), report)
+    chosen = backends.choose(backend, parameters, micro_batch)
+    means = {"backend": chosen.name, "micro_batch": micro_batch, **chosen.versions}
+    with np.errstate(all="ignore"):  # what matters shows in the losses
+        federation = Federation(parameters, dataset, chosen)
+        outcome = train(parameters, federation, Checkpoint(checkpoints, name, parameters), means, report)
     found = result.document(name, parameters, outcome)
     found |= {
         "micro_batch": micro_batch,
@@ -52,7 +53,7 @@ def run(
         "provenance": {
             "source": "computed",
             "started": started.isoformat(timespec="milliseconds"),
-            **chosen.versions,
+            "segments": outcome.state.segments,
         },
         "timings": {
             "rounds_s": round(outcome.state.elapsed_s, 6),
@@ -80,9 +81,3 @@ def _results(output: str) -> str:
     """Where results are published: the output itself is a staged file, beside which there may be nothing."""
     run_directory, target = os.environ.get("RIPRESA_RUN"), os.environ.get("RIPRESA_TARGET")
     return os.path.dirname(f"{run_directory}/{target}" if run_directory and target else output)
-
-
-def _backend(name: str, parameters: Mapping[str, Any], micro_batch: int) -> Any:
-    from ripresa.families.experiments.numpy_backend import NumpyBackend
-
-    return NumpyBackend(parameters, micro_batch)
