@@ -21,7 +21,9 @@ experiments = Units(
 )
 experiment_tables = Units(
     "experiments/{phase}/results.csv",
-    parameters=[{"phase": one["name"], **one["definition"]} for one in experiment_plan["phases"]],
+    parameters=[
+        {"phase": one["name"], "definition": one["definition"]} for one in experiment_plan["phases"]
+    ],
 )
 experiment_plots = Units(
     "experiments/{phase}/{plot}.png",

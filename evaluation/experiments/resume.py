@@ -1,9 +1,9 @@
-"""Experiments killed with -9 at random: the table must come out byte for byte, and next to nothing be computed twice.
+"""Experiments killed with -9 at random: their table must not differ, and next to nothing be computed twice.
 
-The same sweep on digits runs twice: undisturbed, and with kill -9 of the controller, of its process group, of a
-guard, of the processes of an experiment, or of all of that at once, until it is complete. Every resume is the
-same plain call. A witness that shares nothing with the checkpoints notes by itself when a process begins a round
-of training and when it has computed it: a file `sitecustomize.py` that wraps the one function which computes a round.
+The same sweep on digits runs twice: undisturbed, and with kill -9 of the controller, of its process group, of
+a guard, of the processes of an experiment, or of all of that at once, until it is complete. Every resume is
+the same plain call. A witness that shares nothing with checkpoints notes by itself when a process begins a
+round of training and when it has computed it: a `sitecustomize.py` wraps the function that computes rounds.
 """
 
 import argparse

@@ -57,8 +57,8 @@ def expanded(seeds: int, rounds: int, limit_s: float) -> bool:
     right = number == wanted and shared == wanted // 2
     took = statistics.median(durations)
     print(
-        f"  {'met   ' if right and took <= limit_s else 'MISSED'} {number:,} experiments, {shared:,} of them in "
-        f"two phases: {took:.2f} s, worst of {rounds} {max(durations):.2f} s (at most {limit_s:g} s)",
+        f"  {'met   ' if right and took <= limit_s else 'MISSED'} {number:,} experiments, {shared:,} of them "
+        f"in two phases: {took:.2f} s, worst of {rounds} {max(durations):.2f} s (at most {limit_s:g} s)",
         flush=True,
     )
     return right and took <= limit_s

@@ -8,7 +8,7 @@ from ripresa.families.experiments.plan import phases
 
 
 def main(unit: str, run: str, csv: str, parquet: str, summary_csv: str) -> None:
-    (phase,) = phases(json.loads(unit))
+    (phase,) = phases(json.loads(json.loads(unit)["definition"]))
     results = (table.load(table.result_path(run, digest)) for digest in phase.experiments)
     rows = [table.row(phase.name, result) for result in results]
     table.write_csv(csv, rows)

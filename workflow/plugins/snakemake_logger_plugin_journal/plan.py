@@ -47,8 +47,8 @@ def _parameters(output: list[str]) -> dict[str, Any] | None:
 
 
 def _parts() -> list[dict[str, Any]]:
-    """Of every part of the campaign how many units it has, how many of them other parts have too, and how many
-    are done; last the same of all together."""
+    """Of every part of the campaign how many units it has, how many of them other parts have too, and how
+    many are done; last the same of all together."""
     campaign = _campaign()
     if campaign is None or not campaign.parts:
         return []

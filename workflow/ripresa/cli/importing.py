@@ -5,6 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from ripresa.cli import experiments, runs
@@ -55,7 +56,8 @@ def answer(arguments: argparse.Namespace) -> Answer:
 def _publish(
     run: Run, results: dict[str, dict[str, Any]]
 ) -> tuple[list[str], list[str], list[migration.Finding]]:
-    """Targets that are published now, those that were there with these figures, and what is wrong with others."""
+    """Targets that are published now, those that were there with the same figures, and what is wrong with
+    others."""
     imported, there, findings = [], [], []
     for digest, document in results.items():
         target, origin = f"experiments/{digest}.json", document["provenance"]
@@ -68,9 +70,7 @@ def _publish(
                 findings.append(migration.Finding(DIFFERENT, where, message))
             continue
         evidence = f"imported from {where} (sha256 {origin['sha256'][:12]})"
-        problem = foreign.publish_foreign(
-            run, target, RULE, evidence, lambda path, document=document: _write(path, document)
-        )
+        problem = foreign.publish_foreign(run, target, RULE, evidence, partial(_write, document))
         if problem is None:
             imported.append(target)
         else:
@@ -87,7 +87,7 @@ def _same_figures(run: Run, digest: str, document: dict[str, Any]) -> bool:
     return all(before[name] == after[name] for name in table.COLUMNS)
 
 
-def _write(path: str, document: dict[str, Any]) -> str | None:
+def _write(document: dict[str, Any], path: str) -> str | None:
     """Write a result; returns what its schema finds wrong with it."""
     from ripresa.configuration import schema
     from ripresa.configuration.settings import SCHEMAS
@@ -109,7 +109,7 @@ def _text(document: dict[str, Any]) -> Iterable[str | Table]:
     if document["findings"]:
         shown, hidden = cut(document["findings"], _SHOWN)
         yield ""
-        rows = [(one["kind"], printable(one["where"]), printable(one["message"])) for one in shown]
+        rows = [tuple(printable(one[key]) for key in ("kind", "where", "message")) for one in shown]
         yield Table(("FINDING", "WHERE", "WHAT"), rows)
         if hidden:
             yield f"... and {hidden:,} more; --json lists all"

@@ -41,7 +41,7 @@ def answer(arguments: argparse.Namespace) -> Answer:
     run = runs.named(arguments)
     changes = _changes(run, arguments.run)
     planned = _dry_run(arguments, elsewhere=slurm)
-    parts = next((told["parts"] for told in planned if "parts" in told), [])
+    parts: list[dict[str, Any]] = next((told["parts"] for told in planned if "parts" in told), [])
     jobs = [job for job in planned if job.get("output")]
     known = {unit.target: unit for unit in state.states(run)}
     units = [_unit(run, job, known) for job in jobs]

@@ -31,8 +31,8 @@ def escalated(
     policy has ``changes: {mem_mb: 2.0}`` multiplies what the attempt had, at most up to ``limit`` (``mem_mb``
     without one: what the machine has); a factor below 1 goes down to ``limit`` or 1, and always to a divisor
     of ``amount``. Where nothing is left to change, the unit goes into quarantine. What a unit was published
-    with is where those units start that equal it in the parameters ``like`` (all units by default). It is read
-    from the journal, so it outlives the controller. Results are whole numbers, at least 1.
+    with is where those units start that equal it in the parameters ``like`` (all units by default). It is
+    read from the journal, so it outlives the controller. Results are whole numbers, at least 1.
 
     Raises SweepError for an amount or limit that is no positive number, and for parameters that units lack.
     """

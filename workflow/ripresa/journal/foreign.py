@@ -15,9 +15,9 @@ def publish_foreign(
 ) -> str | None:
     """Publish a target that no attempt here made; returns why not, None if it is published now.
 
-    ``write`` makes the file under the path that it is given, and says what is wrong with it, if anything is: then
-    nothing is published. The attempt record says by ``evidence`` where the file comes from. It has no start, so
-    that nothing is learnt from how long it took. Nothing else can have the target meanwhile.
+    ``write`` makes the file under the path that it is given, and says what is wrong with it, if anything is:
+    then nothing is published. The attempt record says by ``evidence`` where the file comes from. It has no
+    start, so that nothing is learnt from how long it took. Nobody else can have the target meanwhile.
     """
     lease = leases.acquire(run, target)
     if lease is None:

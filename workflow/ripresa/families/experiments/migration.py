@@ -1,8 +1,8 @@
 """Results of a study that was run elsewhere, taken over from its table and the state of its manager.
 
 The table (the columns of `table.COLUMNS`, in any order) says what is finished; the state file only what the
-manager believed. A row is taken if it is valid, if its parameters are those of exactly one configured experiment,
-and if no other row contradicts it. Everything else is a finding: nothing is taken, or left out, silently.
+manager believed. A row is taken if it is valid, if its parameters are those of exactly one configured
+experiment, and if no other row contradicts it. Everything else is a finding: nothing is left out silently.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Finding(NamedTuple):
 
 
 class Migration(NamedTuple):
-    """What can be taken over: results by digest, and all findings in the order of the files."""
+    """What can be taken over: results by digest, and all findings."""
 
     results: dict[str, dict[str, Any]]
     findings: list[Finding]
@@ -72,8 +72,8 @@ class _Row(NamedTuple):
 def read(experiments: Experiments, tables: Iterable[str], state: str | None = None) -> Migration:
     """What the tables of another manager hold of these experiments.
 
-    What a table does not tell (`rounds`, `learning_rate`, ...) is taken to be as configured. ExperimentError for
-    a file that cannot be read, is no such table or no such state.
+    What a table does not tell (`rounds`, `learning_rate`, ...) is taken to be as configured. ExperimentError
+    for a file that cannot be read, is no such table or no such state.
     """
     findings: list[Finding] = []
     tasks = _tasks(state) if state else []
@@ -89,9 +89,9 @@ def read(experiments: Experiments, tables: Iterable[str], state: str | None = No
                 found.setdefault(_key(row.values), []).append(row)
     by_key: dict[str, dict[str, Any]] = {}
     for task in tasks:
-        key = _task_key(task)
-        if key is not None:
-            by_key.setdefault(key, task)
+        own = _task_key(task)
+        if own is not None:
+            by_key.setdefault(own, task)
     results = {}
     for key, same in found.items():
         row = _agreed(same, findings)
@@ -220,8 +220,8 @@ def _compare_models(parameters: Mapping[str, Any], row: _Row, findings: list[Fin
 def _document(
     digest: str, parameters: Mapping[str, Any], row: _Row, task: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The result as it is published. What no column tells is null; that of the images as a whole is taken to be
-    the mean over the clients."""
+    """The result as it is published. What no column tells is null; the metrics of all images are taken to be
+    the means over the clients."""
     values = row.values
     told = (
         {key: task.get(key) for key in ("task_id", "status", "assigned_to", "assigned_at")} if task else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
@@ -52,7 +53,8 @@ def plan(config: Config) -> dict[str, Any]:
 
     - "experiments": by digest the ``parameters``, the ``cost`` features and the ``gpu_mem_mb`` of each;
     - "phases": in their order the ``name``, the ``digests``, the ``plots`` that say something about it, and
-      ``definition``: the part of the section that it follows from, from which `phases` gives it alone.
+      ``definition``: the part of the section from which `phases` gives it alone. That is JSON as text, since
+      the order of its keys is that of the experiments.
     """
     found = phases(config)
     return {
@@ -93,9 +95,9 @@ def _experiments(config: Config, where: str, phase: Config) -> Experiments:
     return found
 
 
-def _definition(config: Config, name: str) -> dict[str, Any]:
+def _definition(config: Config, name: str) -> str:
     shared = {key: config[key] for key in ("defaults", "presets", "seeds")}
-    return {**shared, "phases": {name: config["phases"][name]}}
+    return json.dumps({**shared, "phases": {name: config["phases"][name]}})
 
 
 @cache

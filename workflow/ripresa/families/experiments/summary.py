@@ -31,17 +31,17 @@ def configurations(rows: Iterable[Row]) -> list[list[Row]]:
 
 
 def summarise(rows: Iterable[Row]) -> list[Row]:
-    """One row for each configuration (keys `COLUMNS`): mean, standard deviation and 95 % confidence interval
-    of the mean (Student's t) over its seeds.
+    """One row for each configuration (keys `COLUMNS`): mean, standard deviation and 95 % confidence
+    interval of the mean (Student's t) over its seeds.
 
-    Seeds that diverged have no figures; they are counted, so that nobody takes the rest for all. Intervals end
-    where accuracies and losses do. None for what a single seed does not tell.
+    Seeds that diverged have no figures; they are counted, so that nobody takes the rest for all. Intervals
+    end where accuracies and losses do. None for what a single seed does not tell.
     """
     return [_summary(group) for group in configurations(rows)]
 
 
 def interval(values: list[float], metric: str) -> tuple[float | None, float | None]:
-    """The 95 % confidence interval of the mean of a metric, within what it can be; None for fewer than two."""
+    """The 95 % confidence interval of the mean of a metric, within its range; None for fewer than two."""
     if len(values) < 2:
         return None, None
     low, high = confidence_interval(values)

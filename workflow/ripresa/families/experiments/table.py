@@ -94,14 +94,14 @@ def write_parquet(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
     polars.DataFrame(
         {name: polars.Series(name, [one[name] for one in rows], strict=False) for name in names},
         infer_schema_length=None,
-    ).write_parquet(path)
+    ).write_parquet(Path(path))
 
 
 def read_parquet(path: str | os.PathLike[str]) -> list[Row]:
     """The rows that `write_parquet` wrote."""
     import polars
 
-    return polars.read_parquet(path).to_dicts()
+    return polars.read_parquet(Path(path)).to_dicts()
 
 
 def _text(value: Any) -> str:
