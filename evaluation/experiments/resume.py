@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from workspace import Workspace, section
+from workspace import RUN, Workspace, section
 
 from ripresa.families.experiments.plan import phases
 from ripresa.families.experiments.table import load
@@ -30,19 +30,20 @@ WITNESS = """
 import os, sys
 if any(word.endswith("experiment_run.py") for word in sys.orig_argv):
     from ripresa.families.experiments.federated import Federation
-    compute = Federation._round
-    def note(what, self, state):
-        target, process = os.environ["RIPRESA_TARGET"], os.getpid()
+    compute = Federation.round
+    def note(what, number):
+        target, group = os.environ["RIPRESA_TARGET"], os.getpgrp()
         fd = os.open(os.environ["WITNESS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(fd, f"{what} {target} {state.round + 1} {process}\\n".encode())
+        os.write(fd, f"{what} {target} {number} {group}\\n".encode())
         os.close(fd)
-    def witnessed(self, state):
-        note("begun", self, state)
-        computed = compute(self, state)
-        note("computed", self, state)
+    def witnessed(self, number, weights):
+        note("begun", number)
+        computed = compute(self, number, weights)
+        note("computed", number)
         return computed
-    Federation._round = witnessed
+    Federation.round = witnessed
 """
+TABLE = f"runs/{RUN}/experiments/storm/results.csv"
 KINDS = ("controller", "controller and guards", "a guard", "an experiment", "everything")
 
 
@@ -71,7 +72,7 @@ class Study:
 
     def start(self) -> "subprocess.Popen[str]":
         """Call snakemake."""
-        return self.workspace.start("EXPERIMENTS", **self.environment)
+        return self.workspace.start(TABLE, **self.environment)
 
     def table(self) -> dict[str, bytes]:
         """The tables of the phase, byte for byte."""
@@ -79,24 +80,26 @@ class Study:
         return {name: (folder / name).read_bytes() for name in ("results.csv", "summary.csv")}
 
     def noted(self) -> list[list[str]]:
-        """What the witness saw: begun or computed, target, round, process."""
+        """What the witness saw: begun or computed, target, round, process group."""
+        if not self.witness.exists():
+            return []
         return [line.split() for line in self.witness.read_text().splitlines()]
 
 
-def running(run: Run) -> list[dict[str, Any]]:
-    """The owners of the leases of experiments whose command runs."""
+def training(study: Study) -> list[dict[str, Any]]:
+    """The owners of the leases of experiments that have begun a round."""
     try:
-        names = [name for name in os.listdir(run.leases) if name.startswith("experiments")]
+        names = os.listdir(study.run.leases)
     except FileNotFoundError:
         return []
-    owners = (leases.owner(f"{run.leases}/{name}") for name in names)
-    return [owner for owner in owners if owner and owner.get("group")]
+    seen = {group for *_, group in study.noted()}
+    owners = (leases.owner(f"{study.run.leases}/{name}") for name in names)
+    return [owner for owner in owners if owner and str(owner.get("group")) in seen]
 
 
-def strike(kind: str, controller: int, run: Run, rng: random.Random) -> None:
+def strike(kind: str, controller: int, owners: list[dict[str, Any]], rng: random.Random) -> None:
     """Kill with -9; what is gone already needs no killing."""
-    owners = running(run)
-    victims = owners if kind == "everything" else rng.sample(owners, min(1, len(owners)))
+    victims = owners if kind == "everything" else [rng.choice(owners)]
     with suppress(ProcessLookupError):
         if kind == "controller":
             os.kill(controller, signal.SIGKILL)
@@ -113,6 +116,7 @@ def strike(kind: str, controller: int, run: Run, rng: random.Random) -> None:
 def storm(study: Study, most: int, longest_s: float, rng: random.Random) -> Counter[str]:
     """Run a study to its end, killing at random up to so many times; counts the kills."""
     done: Counter[str] = Counter()
+    kinds: list[str] = []
     controller = study.start()
     while True:
         try:
@@ -121,9 +125,10 @@ def storm(study: Study, most: int, longest_s: float, rng: random.Random) -> Coun
                 timeout=rng.uniform(0.2, longest_s) if sum(done.values()) < most else 600
             )[0]
         except subprocess.TimeoutExpired:
-            if running(study.run):
-                kind = rng.choice(KINDS)
-                strike(kind, controller.pid, study.run, rng)
+            if owners := training(study):
+                kinds = kinds or rng.sample(KINDS, len(KINDS))
+                kind = kinds.pop()
+                strike(kind, controller.pid, owners, rng)
                 done[kind] += 1
             continue
         if controller.returncode == 0:
@@ -139,10 +144,10 @@ def verdict(calm: Study, stormy: Study, experiments: dict[str, Any]) -> bool:
     same = calm.table() == stormy.table()
     begun: Counter[tuple[str, str]] = Counter()
     computed: Counter[tuple[str, str]] = Counter()
-    processes: dict[str, set[str]] = {}
-    for what, target, number, process in stormy.noted():
+    processes: dict[str, set[str]] = {}  # the process groups of each
+    for what, target, number, group in stormy.noted():
         (begun if what == "begun" else computed)[target, number] += 1
-        processes.setdefault(target, set()).add(process)
+        processes.setdefault(target, set()).add(group)
     rounds = {target: load(stormy.run.path(target))["rounds_run"] for target in processes}
     again = Counter(target for (target, _), times in computed.items() if times > 1)
     repeated = {
@@ -153,7 +158,7 @@ def verdict(calm: Study, stormy: Study, experiments: dict[str, Any]) -> bool:
     outcomes: Counter[str] = Counter()
     for target in rounds:
         outcomes.update(str(record["outcome"]) for record in records.read(stormy.run.attempts(target)))
-    interruptions = sum(len(group) - 1 for group in processes.values())
+    interruptions = sum(len(groups) - 1 for groups in processes.values())
     print(f"attempt records {dict(outcomes)}; processes of experiments that were killed: {interruptions}")
     print(f"rounds {sum(rounds.values())}, begun again after a kill: {sum(repeated.values())}")
     checks = {
@@ -164,7 +169,7 @@ def verdict(calm: Study, stormy: Study, experiments: dict[str, Any]) -> bool:
         "no experiment began more than one round again for each time it was killed": not more,
         "no experiment had computed more than one round to its end twice": max(again.values(), default=0)
         <= 1,
-        "it was killed at all": interruptions > 0,
+        "experiments were killed in the middle of their training": interruptions > 0,
     }
     for what, met in checks.items():
         print(f"  {'met   ' if met else 'MISSED'} {what}")
@@ -186,7 +191,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as root:
         calm, stormy = (Study(Path(root) / name, experiments) for name in ("calm", "stormy"))
         began = time.perf_counter()
-        calm.workspace.finish("EXPERIMENTS", **calm.environment)
+        calm.workspace.finish(TABLE, **calm.environment)
         undisturbed, began = time.perf_counter() - began, time.perf_counter()
         kills = storm(stormy, arguments.kills, arguments.longest, random.Random(arguments.seed))
         took = time.perf_counter() - began

@@ -89,16 +89,15 @@ def read(experiments: Experiments, tables: Iterable[str], state: str | None = No
                 found.setdefault(_key(row.values), []).append(row)
     by_key: dict[str, dict[str, Any]] = {}
     for task in tasks:
-        own = _task_key(task)
-        if own is not None:
+        if own := _task_key(task):
             by_key.setdefault(own, task)
     results = {}
     for key, same in found.items():
         row = _agreed(same, findings)
-        digest = _configured(same[0], index.get(key, []), findings)
-        if row is not None and digest is not None:
-            results[digest] = _document(digest, experiments[digest], row, by_key.get(key))
-            _compare_models(experiments[digest], row, findings)
+        name = _configured(same[0], index.get(key, []), findings)
+        if row is not None and name is not None:
+            results[name] = _document(name, experiments[name], row, by_key.get(key))
+            _compare_models(experiments[name], row, findings)
     findings += _about(tasks, found)
     return Migration(results, findings, rows)
 
