@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ripresa.families.experiments.summary import interval
 from ripresa.families.experiments.table import PARAMETERS, Row
+from ripresa.families.intervals import confidence_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +27,9 @@ PANEL = (2.9, 2.2)
 """Width and height of a panel, inches."""
 MOST_ROWS = 24
 """So many rows of panels are drawn; the tables have the rest."""
-NAMES = {"alpha": "Dirichlet alpha", RATIO: "poisoned clients", WIDTH: "width factor"}
+LEGEND = 1.7
+"""Width of an entry of the legend, inches."""
+NAMES = {RATIO: "poisoned clients"}
 _LINES = (WIDTH, AGGREGATOR, "poison_type", "alpha", "data_ordering", "model_type", DEPTH)
 
 Key = tuple[Any, ...]
@@ -57,18 +60,22 @@ def draw(plot: str, rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
 
 
 def _accuracy(rows: Sequence[Row]) -> Figure:
-    """Accuracy over the ratio: lines by width, columns of panels by depth, rows by all else that varies."""
+    """Accuracy over the ratio: lines by width, columns of panels by depth, rows by all else that varies.
+
+    Where width or depth does not vary, something else takes its place.
+    """
     varied = [name for name in _varying(rows) if name != RATIO]
     line = next((name for name in _LINES if name in varied), None)
-    column = DEPTH if DEPTH in varied and line != DEPTH else None
-    rest = [name for name in varied if name not in (line, column)]
+    others = [name for name in varied if name != line]
+    column = DEPTH if DEPTH in others else next(reversed(others), None)
+    rest = [name for name in others if name != column]
     facets, columns = _values(rows, rest), _values(rows, [column] if column else [])
     figure, axes = _panels(facets, columns, 0.75)
     styles = _styles(_values(rows, [line] if line else []))
-    for (facet, at), panel in zip(product(facets, columns), axes, strict=True):
+    for n, ((facet, at), panel) in enumerate(zip(product(facets, columns), axes, strict=True)):
         here = _chosen(rows, rest, facet) if column is None else _chosen(rows, [*rest, column], facet + at)
         _lines(panel, here, line, styles)
-        _titled(panel, [column] if column else [], at, rest, facet)
+        _titled(panel, _described([column] if column else [], at), _described(rest, facet), n % len(columns))
     _framed(figure, axes, len(columns), rows, "Test accuracy")
     return figure
 
@@ -76,30 +83,30 @@ def _accuracy(rows: Sequence[Row]) -> Figure:
 def _defences(rows: Sequence[Row]) -> Figure:
     """For every attack and setting: accuracy of each aggregator, and below what it gains over the first."""
     rest = [name for name in _varying(rows) if name not in (RATIO, AGGREGATOR)]
-    facets = _values(rows, rest)
-    named = _values(rows, [AGGREGATOR])
-    styles = _styles(named)
-    columns = facets[: 2 * MOST_ROWS]
-    across = min(len(columns), 4)
-    down = math.ceil(len(columns) / across)
-    figure, axes = _panels([()] * (2 * down), [()] * across, 0.75)
-    for panel in axes:
-        panel.set_visible(False)
-    for n, facet in enumerate(columns):
-        top = axes[2 * (n // across) * across + n % across]
-        below = axes[(2 * (n // across) + 1) * across + n % across]
+    facets = _values(rows, rest)[: 2 * MOST_ROWS]
+    first, *others = _values(rows, [AGGREGATOR])
+    styles = _styles([first, *others])
+    across = min(len(facets), 4)
+    figure, axes = _panels([()] * (2 * math.ceil(len(facets) / across)), [()] * across, 0.75)
+    shown, gained = [], []
+    for n, facet in enumerate(facets):
+        place = 2 * (n // across) * across + n % across
+        top, below = axes[place], axes[place + across]
         here = _chosen(rows, rest, facet)
-        for panel in (top, below):
-            panel.set_visible(True)
         _lines(top, here, AGGREGATOR, styles)
-        _titled(top, rest, facet, [], ())
-        below.axhline(0, color=styles[named[0]], lw=1.2)
-        for one in named[1:]:
-            _band(below, _gains(here, named[0], one), "accuracy_gain", color=styles[one])
-        below.set_ylabel(f"gain over {named[0][0]}", fontsize=8)
+        _titled(top, _described(rest, facet), "", 0)
+        below.axhline(0, color=styles[first], lw=1.2)
+        for one in others:
+            _band(below, _gains(here, first, one), confidence_interval, color=styles[one])
+        below.set_ylabel(f"gain over {first[0]}", fontsize=8)
+        shown += [top, below]
+        gained.append(below)
+    for panel in set(axes) - set(shown):
+        panel.set_visible(False)
+    most = max(0.02, *(abs(limit) for panel in gained for limit in panel.get_ylim()))
+    for panel in gained:
+        panel.set_ylim(-most, most)
     _framed(figure, axes, across, rows, "Defences against poisoned clients")
-    for panel in axes[across :: 2 * across]:
-        panel.set_ylim(auto=True)
     return figure
 
 
@@ -110,7 +117,7 @@ def _heatmap(rows: Sequence[Row]) -> Figure:
     widths, depths = ([value for (value,) in _values(rows, [name])] for name in (WIDTH, DEPTH))
     figure, axes = _panels(facets, ratios, 0.9)
     image = None
-    for (facet, ratio), panel in zip(product(facets, ratios), axes, strict=True):
+    for n, ((facet, ratio), panel) in enumerate(zip(product(facets, ratios), axes, strict=True)):
         cells = _means(_chosen(rows, [*rest, RATIO], facet + ratio), [DEPTH, WIDTH])
         grid = [[cells.get((depth, width), math.nan) for width in widths] for depth in depths]
         image = panel.imshow(grid, vmin=0, vmax=1, cmap="viridis", origin="lower", aspect="auto")
@@ -121,13 +128,13 @@ def _heatmap(rows: Sequence[Row]) -> Figure:
             if math.isfinite(line[x]):
                 shade = "black" if line[x] > 0.6 else "white"
                 panel.text(x, y, f"{line[x]:.2f}", ha="center", va="center", fontsize=6, color=shade)
-        _titled(panel, [RATIO], ratio, rest, facet)
+        _titled(panel, _described([RATIO], ratio), _described(rest, facet), n % len(ratios))
     for n, panel in enumerate(axes):
         panel.set_xlabel("width factor" if n >= len(axes) - len(ratios) else "", fontsize=8)
         panel.set_ylabel("depth" if n % len(ratios) == 0 else "", fontsize=8)
     if image is not None:
         figure.colorbar(image, ax=list(axes), label="mean test accuracy", shrink=0.8, aspect=30)
-    figure.suptitle(_title(rows, "Test accuracy by width and depth"), fontsize=11)
+    _headed(figure, rows, "Test accuracy by width and depth")
     return figure
 
 
@@ -156,27 +163,28 @@ def _lines(panel: Axes, rows: Sequence[Row], line: str | None, styles: Mapping[K
         for one in _chosen(rows, names, key):
             if one[f"mean_{METRIC}"] is not None:
                 values.setdefault(one[RATIO], []).append(one[f"mean_{METRIC}"])
-        label = f"{_name(line)} {_text(key[0])}" if line else "mean"
-        _band(panel, values, METRIC, color=styles[key], label=label)
+        label = _described(names, key) or "mean"
+        _band(panel, values, _accuracies, color=styles[key], label=label)
+    panel.set_ylim(0, 1.02)
 
 
-def _band(panel: Axes, values: Mapping[float, list[float]], metric: str, **style: Any) -> None:
-    """Means over an axis, with the 95 % interval of each as a band."""
+def _band(
+    panel: Axes,
+    values: Mapping[float, list[float]],
+    limits: Callable[[list[float]], tuple[float | None, float | None]],
+    **style: Any,
+) -> None:
+    """Means over the ratio, with the interval of each as a band."""
     ratios = sorted(values)
-    means = [statistics.fmean(values[ratio]) for ratio in ratios]
-    panel.plot(ratios, means, marker="o", ms=3, lw=1.4, **style)
-    limits = [
-        _unbounded(values[ratio]) if metric != METRIC else interval(values[ratio], METRIC) for ratio in ratios
-    ]
-    if all(low is not None for low, _ in limits) and ratios:
-        low, high = zip(*limits, strict=True)
+    panel.plot(ratios, [statistics.fmean(values[one]) for one in ratios], marker="o", ms=3, lw=1.4, **style)
+    ends = [limits(values[one]) for one in ratios if len(values[one]) > 1]
+    if ratios and len(ends) == len(ratios):
+        low, high = zip(*ends, strict=True)
         panel.fill_between(ratios, low, high, color=style["color"], alpha=0.15, lw=0)
 
 
-def _unbounded(values: list[float]) -> tuple[float | None, float | None]:
-    from ripresa.families.intervals import confidence_interval
-
-    return confidence_interval(values) if len(values) > 1 else (None, None)
+def _accuracies(values: list[float]) -> tuple[float | None, float | None]:
+    return interval(values, METRIC)
 
 
 def _gains(rows: Sequence[Row], first: Key, other: Key) -> dict[float, list[float]]:
@@ -196,7 +204,6 @@ def _gains(rows: Sequence[Row], first: Key, other: Key) -> dict[float, list[floa
 def _framed(figure: Figure, axes: Sequence[Axes], across: int, rows: Sequence[Row], title: str) -> None:
     """What all panels over the ratio share."""
     for n, panel in enumerate(axes):
-        panel.set_ylim(0, 1.02)
         panel.set_xlim(-0.02, 1.02)
         panel.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
         panel.tick_params(labelsize=7)
@@ -212,50 +219,47 @@ def _framed(figure: Figure, axes: Sequence[Axes], across: int, rows: Sequence[Ro
         for panel in axes
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
+    columns = max(1, int(figure.get_figwidth() / LEGEND))
     figure.legend(
         handles.values(),
         handles.keys(),
         loc="outside lower center",
-        ncols=min(len(handles), 6),
+        ncols=min(len(handles), columns),
         fontsize=8,
         frameon=False,
     )
-    figure.suptitle(_title(rows, title), fontsize=11)
+    _headed(figure, rows, title)
 
 
-def _title(rows: Sequence[Row], text: str) -> str:
-    """What the picture shows, of which phase, with what is the same in all of it."""
+def _headed(figure: Figure, rows: Sequence[Row], title: str) -> None:
+    """Say what the picture shows, of which phase, and what is the same in all of it."""
     same = [name for name in ("dataset", "model_type", "poison_type") if len(_values(rows, [name])) == 1]
     seeds = len({one["seed"] for one in rows})
-    words = [rows[0]["phase"], *(_text(rows[0][name]) for name in same), f"{seeds} seed{'s' * (seeds != 1)}"]
-    return f"{text}: {', '.join(words)}"
+    words = [*(_text(rows[0][name]) for name in same), f"{seeds} seed{'s' * (seeds != 1)}"]
+    if seeds > 1:
+        words.append("95 % intervals of the mean")
+    figure.suptitle(f"{title}: {rows[0]['phase']}\n{', '.join(words)}", fontsize=9)
 
 
-def _titled(panel: Axes, names: Sequence[str], values: Key, rest: Sequence[str], facet: Key) -> None:
-    """Say above a panel what is special about it: its column on the left, its row on the right."""
-    panel.set_title(_described(names, values), fontsize=8, loc="left")
-    if facet:
-        text = _described(rest, facet)
-        panel.set_title(
-            text if not names else f"{panel.get_title(loc='left')}\n{text}", fontsize=7, loc="left"
-        )
+def _titled(panel: Axes, own: str, of_row: str, column: int) -> None:
+    """Say above a panel what is special about it, and above the first one of a row what is about the row."""
+    panel.set_title("\n".join(filter(None, [of_row if column == 0 else "", own])), fontsize=8, loc="left")
 
 
 def _described(names: Sequence[str], values: Key) -> str:
-    words = [
-        _text(value) if isinstance(value, str) else f"{_name(name)} {_text(value)}"
+    return ", ".join(
+        _text(value) if isinstance(value, str | None) else f"{_name(name)} {_text(value)}"
         for name, value in zip(names, values, strict=True)
-    ]
-    return ", ".join(words)
+    )
 
 
-def _name(name: str | None) -> str:
-    return NAMES.get(name or "", (name or "").replace("_", " "))
+def _name(name: str) -> str:
+    return NAMES.get(name, name.replace("_", " "))
 
 
 def _text(value: Any) -> str:
     if value is None:
-        return "none (iid)"
+        return "iid"
     return f"{value:g}" if isinstance(value, int | float) else str(value).replace("_", " ")
 
 
