@@ -133,7 +133,9 @@ def _heatmap(rows: Sequence[Row]) -> Figure:
         panel.set_xlabel("width factor" if n >= len(axes) - len(ratios) else "", fontsize=8)
         panel.set_ylabel("depth" if n % len(ratios) == 0 else "", fontsize=8)
     if image is not None:
-        figure.colorbar(image, ax=list(axes), label="mean test accuracy", shrink=0.8, aspect=30)
+        bar = figure.colorbar(image, ax=list(axes), shrink=0.8, aspect=30)
+        bar.set_label("mean test accuracy", fontsize=8)
+        bar.ax.tick_params(labelsize=7)
     _headed(figure, rows, "Test accuracy by width and depth")
     return figure
 
