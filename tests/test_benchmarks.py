@@ -36,6 +36,7 @@ from ripresa.families.benchmarks.measurement import BenchmarkError
 from ripresa.families.benchmarks.needs import missing
 from ripresa.families.benchmarks.plan import plan
 from ripresa.families.benchmarks.programs import baseline, disk, figures, linpack, scratch, stream
+from ripresa.families.intervals import confidence_interval
 from ripresa.journal.paths import Run
 from ripresa.journal.state import states
 
@@ -508,7 +509,7 @@ def test_spread_without_a_mean():
 
 @given(st.lists(finite, min_size=2, max_size=30))
 def test_the_confidence_interval_is_students(values):
-    low, high = summary.confidence_interval(values)
+    low, high = confidence_interval(values)
     error = scipy.stats.sem(values)
     if error > 1e-9 * max(values):
         expected = scipy.stats.t.interval(0.95, len(values) - 1, np.mean(values), error)

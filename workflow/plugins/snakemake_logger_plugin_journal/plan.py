@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from typing import Any
 
 from snakemake.logging import get_event
@@ -12,9 +13,17 @@ from ripresa.journal import records
 
 
 def note(record: logging.LogRecord) -> None:
-    """Append the job of a record, if it is one, to the file that ``RIPRESA_PLAN`` names, if it does."""
+    """Append the job of a record, if it is one, to the file that ``RIPRESA_PLAN`` names, if it does.
+
+    Before all jobs come the parts of the campaign, if it has any.
+    """
     file = os.environ.get("RIPRESA_PLAN")
-    if file and get_event(record) is LogEvent.JOB_INFO:
+    if not file:
+        return
+    event = get_event(record)
+    if event is LogEvent.WORKFLOW_STARTED and (parts := _parts()):
+        records.append(file, {"parts": parts}, fsync=False)
+    if event is LogEvent.JOB_INFO:
         told = vars(record)
         output = list(told.get("output") or [])
         job = {
@@ -32,10 +41,34 @@ def note(record: logging.LogRecord) -> None:
 
 def _parameters(output: list[str]) -> dict[str, Any] | None:
     """The parameter set of the unit with these outputs; None for a job that is no unit."""
+    campaign = _campaign()
+    target = campaign.run.target_of(output[0]) if campaign and output else None
+    found = (units.at(target) for units in campaign.units) if campaign and target else ()
+    return next((dict(parameters) for parameters in found if parameters is not None), None)
+
+
+def _parts() -> list[dict[str, Any]]:
+    """Of every part of the campaign how many units it has, how many of them other parts have too, and how
+    many are done; last the same of all together."""
+    campaign = _campaign()
+    if campaign is None or not campaign.parts:
+        return []
+    parts = {**campaign.parts, "": [path for paths in campaign.parts.values() for path in paths]}
+    owners = Counter(parts[""])
+    there = {path for path in owners if os.path.lexists(path)}
+    return [
+        {
+            "part": name or None,
+            "units": len(paths := dict.fromkeys(files)),
+            "shared": sum(owners[path] > 1 for path in paths),
+            "done": sum(path in there for path in paths),
+        }
+        for name, files in parts.items()
+    ]
+
+
+def _campaign() -> run.Campaign | None:
     try:
-        campaign = run.current()
+        return run.current()
     except RuntimeError:
         return None  # somebody else's Snakefile
-    target = campaign.run.target_of(output[0]) if output else None
-    found = (units.at(target) for units in campaign.units) if target else ()
-    return next((dict(parameters) for parameters in found if parameters is not None), None)

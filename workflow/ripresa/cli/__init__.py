@@ -11,7 +11,7 @@ import sys
 
 from ripresa.cli.answers import Answer, Refusal, show
 
-_TELLING = {"stack", "runs", "logs", "compare"}
+_TELLING = {"stack", "runs", "logs", "compare", "results", "import"}
 """Commands whose errors are documents too; those of the others leave stdout empty."""
 
 

@@ -107,6 +107,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
     logs = commands.add("logs", "the last events of a run")
     logs.add_argument("--tail", type=_positive, default=20, metavar="N", help="how many (20)")
 
+    results = commands.add("results", "the results of experiments that there are so far")
+    results.add_argument("phase", nargs="?", metavar="PHASE", help="of this phase only")
+    results.add_argument(
+        "--csv", metavar="FILE", help="write them to a file, as the final table will have them"
+    )
+
+    importing = commands.add("import", "take over what another manager has computed", module="importing")
+    importing.add_argument(
+        "--table", action="append", required=True, metavar="CSV", help="its table of results; may be repeated"
+    )
+    importing.add_argument("--state", metavar="JSON", help="the state of its tasks, manager_state.json")
+
     compare = _compare(commands.add("compare", "benchmarks of two runs, or hosts: what is better or worse"))
 
     _stack(commands.add("stack", "stack light frames"), common)

@@ -42,7 +42,9 @@ def answer(arguments: argparse.Namespace) -> Answer:
         raise Refusal("SLURM places what its profile runs; --placement is about the devices of this machine")
     run = runs.named(arguments)
     changes = _changes(run, arguments.run)
-    jobs = [job for job in _dry_run(arguments, elsewhere=slurm) if job["output"]]
+    planned = _dry_run(arguments, elsewhere=slurm)
+    parts: list[dict[str, Any]] = next((told["parts"] for told in planned if "parts" in told), [])
+    jobs = [job for job in planned if job.get("output")]
     known = {unit.target: unit for unit in state.states(run)}
     units = [_unit(run, job, known) for job in jobs]
     held = [u for u in units if u["state"] in (state.WAITING, state.QUARANTINED, state.RUNNING)]
@@ -60,6 +62,7 @@ def answer(arguments: argparse.Namespace) -> Answer:
     document: dict[str, Any] = {
         "run_id": run.run_id,
         "changes": changes,
+        "parts": parts,
         "rules": _by_rule(units),
         "units": units,
         "held": [unit["target"] for unit in held],
@@ -134,7 +137,8 @@ def _changes(run: Run, run_id: str | None) -> list[str]:
 
 
 def _dry_run(arguments: argparse.Namespace, *, elsewhere: bool) -> list[dict[str, Any]]:
-    """The jobs that Snakemake would run, as its logger plugin `journal` notes them.
+    """The parts of the campaign and the jobs that Snakemake would run, as its logger plugin `journal` notes
+    them.
 
     Those that run ``elsewhere`` have the threads that they ask for, not cut to the cores of this machine.
     """
@@ -194,6 +198,11 @@ def _text(document: dict[str, Any], held: list[dict[str, Any]]) -> Iterable[str 
         if number
         else (f"run {document['run_id']}: nothing would run")
     )
+    if document["parts"]:
+        yield ""
+        yield Table(
+            ("PART", "UNITS", "SHARED", "DONE", "TO DO"), [_part_row(one) for one in document["parts"]]
+        )
     if document["rules"]:
         yield ""
         yield Table(("RULE", "UNITS", "WHY"), [_rule_row(rule) for rule in document["rules"]])
@@ -215,6 +224,11 @@ def _text(document: dict[str, Any], held: list[dict[str, Any]]) -> Iterable[str 
         yield from submission.lines(document["submission"])
     if document["manifest"]:
         yield f"manifest: {document['manifest']}"
+
+
+def _part_row(part: dict[str, Any]) -> tuple[str, ...]:
+    numbers = (part["units"], part["shared"], part["done"], part["units"] - part["done"])
+    return part["part"] or "all together", *(f"{number:,}" for number in numbers)
 
 
 def _rule_row(rule: dict[str, Any]) -> tuple[str, ...]:

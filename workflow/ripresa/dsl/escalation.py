@@ -1,5 +1,6 @@
 """Escalation: what failures taught about the resources that units take, as a Snakemake resource."""
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def escalated(
     units: "Units",
     resource: str,
-    amount: int,
+    amount: int | Callable[[dict[str, Any]], int],
     *,
     limit: float | None = None,
     like: tuple[str, ...] = (),
@@ -26,24 +27,28 @@ def escalated(
         resources: mem_mb=escalated(units, "mem_mb", 4000, limit=64000, like=("size",))
         shell:     guard("...", resources=("mem_mb",))
 
-    The first attempt gets ``amount``. Each failure whose policy has ``changes: {mem_mb: 2.0}`` multiplies
-    what the attempt had, at most up to ``limit`` (``mem_mb`` without one: what the machine has); a factor
-    below 1 goes down to ``limit`` or 1, and always to a divisor of ``amount``. Where nothing is left to
-    change, the unit goes into quarantine. What a unit was published with is where those units start that
-    equal it in the parameters ``like`` (all units by default). It is read from the journal, so it outlives
-    the controller. Results are whole numbers, at least 1.
+    The first attempt gets ``amount``, a number or a function of the unit's parameters. Each failure whose
+    policy has ``changes: {mem_mb: 2.0}`` multiplies what the attempt had, at most up to ``limit`` (``mem_mb``
+    without one: what the machine has); a factor below 1 goes down to ``limit`` or 1, and always to a divisor
+    of ``amount``. Where nothing is left to change, the unit goes into quarantine. What a unit was published
+    with is where those units start that equal it in the parameters ``like`` (all units by default). It is
+    read from the journal, so it outlives the controller. Results are whole numbers, at least 1.
 
     Raises SweepError for an amount or limit that is no positive number, and for parameters that units lack.
     """
     where = f"{units.pattern}: escalated {resource}"
-    for name, number in (("amount", amount), ("limit", limit)):
-        if number is not None and not (isinstance(number, int | float) and number > 0):
-            raise SweepError(where, f"{name} {number!r} is not a positive number")
+    by_amount = _by_amount(units, amount)
+    for name, numbers in (("amount", by_amount), ("limit", [] if limit is None else [limit])):
+        for number in numbers:
+            if not (isinstance(number, int | float) and number > 0):
+                raise SweepError(where, f"{name} {number!r} is not a positive number")
     units.targets(**dict.fromkeys(like, ()))  # raises for what is no parameter
     campaign = run.current()
     journal = campaign.run
-    entry = {"expression": units.expression, "resource": resource, "first": amount, "limit": limit}
-    campaign.escalated.append(entry)
+    campaign.escalated += [
+        {"expression": expression, "resource": resource, "first": first, "limit": limit}
+        for first, expression in by_amount.items()
+    ]
     learnt = escalation.Learnt(journal)
     known: dict[tuple[str, ...], list[float]] = {}
 
@@ -58,11 +63,26 @@ def escalated(
                 parameters = units.at(other) if name == resource else None
                 if parameters is not None:
                     known.setdefault(shape(parameters), []).append(worked)
-        own = escalation.asked(attempts.read(journal, target), resource, amount)
-        amounts = [own, *known.get(shape(units.find(wildcards)), ())]
+        unit = units.find(wildcards)
+        first = amount(dict(unit)) if callable(amount) else amount
+        own = escalation.asked(attempts.read(journal, target), resource, first)
+        amounts = [own, *known.get(shape(unit), ())]
         # Failures change a resource in one direction only; the furthest is what is known to work.
         grown = max(amounts)
-        wanted = grown if grown > amount else min(amounts)
-        return escalation.bounded(wanted, amount, limit, shrinks=wanted < amount)
+        wanted = grown if grown > first else min(amounts)
+        return escalation.bounded(wanted, first, limit, shrinks=wanted < first)
 
     return value
+
+
+def _by_amount(units: "Units", amount: int | Callable[[dict[str, Any]], int]) -> dict[int, str]:
+    """By first amount the expression of the targets that start with it; the last one is of all targets, since
+    the first that matches counts."""
+    if not callable(amount):
+        return {amount: units.expression}
+    targets: dict[int, list[str]] = {}
+    for target in units:
+        targets.setdefault(amount(dict(units.at(target) or {})), []).append(target)
+    rarest_first = sorted(targets, key=lambda first: len(targets[first]))
+    rare = {first: "|".join(map(re.escape, targets[first])) for first in rarest_first[:-1]}
+    return rare | dict.fromkeys(rarest_first[-1:], units.expression)

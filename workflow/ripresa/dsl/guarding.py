@@ -10,6 +10,8 @@ from ripresa.dsl import run
 _OUTPUT = re.compile(r"\{output(\.\w+|\[\d+\])?(?::q)?\}")
 _END = "END_OF_COMMAND"
 _CALL = 'exec "$RIPRESA_PYTHON" -IS "$RIPRESA_GUARD"'
+# Of several words. (Other text must stay as it is: where it changes, Snakemake runs complete units again.)
+_QUOTED = {"cost": ":q"}
 _PROGRESS = ("file", "counter", "log")
 
 
@@ -65,7 +67,7 @@ def guard(
     words = [_CALL, "{rule}", digest, "--log={log:q}"]
     words += [f"--scope {kind}={name}" for kind, name in sorted((scopes or {}).items())]
     words += ["--resource threads={threads}"]
-    words += [f"--resource {name}={{resources.{name}}}" for name in resources]
+    words += [f"--resource {name}={{resources.{name}{_QUOTED.get(name, '')}}}" for name in resources]
     words += [f"--name {name}={{output.{name}:q}}" for name in sorted(names)]
     words += ["-- {output:q}", f"<<'{_END}'"]
     text = _OUTPUT.sub(lambda found: f"__RIPRESA_OUTPUT{found.group(1) or ''}__", command)

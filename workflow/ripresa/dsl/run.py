@@ -29,6 +29,8 @@ class Campaign:
         self.units: list[Units] = []
         self.goals: list[str] = []
         """The files that a call without targets asks for; each family adds its own."""
+        self.parts: dict[str, list[str]] = {}
+        """The files of each part of the campaign, of which some may be in several (`ripresa plan` tells)."""
         self.on_hosts = executor.on_hosts
         """Whether units run on the hosts of an inventory, which their resource ``host`` names."""
         self.at_failure: list[Callable[[], None]] = []

@@ -16,7 +16,7 @@ Parameters that the pattern does not name are allowed as long as every unit keep
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from string import Formatter
 from typing import Any
@@ -101,6 +101,10 @@ class Units:
         if target not in self._units:
             raise SweepError(target, f"not a configured unit of {self.pattern}{self._example()}")
         return self._units[target]
+
+    def __iter__(self) -> Iterator[str]:
+        """The targets of all units, relative to the run."""
+        return iter(self._units)
 
     def at(self, target: str) -> Parameters | None:
         """The parameters of the unit with this target, relative to the run; None if there is none."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import _thread
 import os
 
+from ripresa.journal import clock, records
 from ripresa.journal.paths import Run
 
 TYPE_CHECKING = False
@@ -130,6 +131,18 @@ def settle(paths: list[str]) -> list[str]:
     if failed:
         raise failed[0]
     return sums
+
+
+def commit(run: Run, record: dict[str, Any], staged: list[str], outputs: list[str]) -> None:
+    """Publish valid staged outputs. The attempt record, completed and appended here, is what counts."""
+    sums = settle(staged)
+    record.update(outcome="published", decision="done", ended=clock.iso(), output_sha256=sums[0])
+    if len(staged) > 1:
+        record["outputs"] = {
+            str(run.target_of(output)): one for output, one in zip(outputs[1:], sums[1:], strict=True)
+        }
+    records.append(run.attempts(record["target"]), record)
+    appear(staged, outputs)
 
 
 def appear(staged: list[str], outputs: list[str]) -> None:

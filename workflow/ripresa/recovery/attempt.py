@@ -175,20 +175,8 @@ def attempt(unit: Unit, lease: leases.Lease, number: int, devices: list[DeviceLe
 def commit(unit: Unit, record: dict[str, Any], staged: list[str], began: float) -> bool:
     """Publish valid staged outputs: the record first, which is what counts; True."""
     run, target = unit.run, unit.target
-    sums = publish.settle(staged)
-    record.update(
-        outcome="published",
-        decision="done",
-        ended=clock.iso(time.time()),
-        output_sha256=sums[0],
-    )
-    if len(staged) > 1:
-        record["outputs"] = {
-            str(run.target_of(o)): one for o, one in zip(unit.outputs[1:], sums[1:], strict=True)
-        }
-    records.append(run.attempts(target), record)
+    publish.commit(run, record, staged, unit.outputs)
     unit.stall.published(record["silence_s"])
-    publish.appear(staged, unit.outputs)
     if record["attempt"] > 1 and len(unit.resources) > 1:
         from ripresa.recovery import escalation
 

@@ -186,6 +186,8 @@ def of(record: Mapping[str, Any]) -> Words:
 def happened(record: Mapping[str, Any]) -> str:
     """What came of an attempt, to complete "attempt 1 ..." (``failed: it ran into its time limit``)."""
     outcome = record.get("outcome")
+    if outcome == "published" and record.get("source") == "imported":
+        return f"counts: {printable(record.get('evidence'))}, and nothing ran"
     if outcome == "published":
         return "succeeded: its output is valid and published"
     if outcome == "adopted":

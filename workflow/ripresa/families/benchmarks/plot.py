@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ripresa.families.benchmarks.adaptive import coefficient_of_variation
-from ripresa.families.benchmarks.summary import confidence_interval, outliers
+from ripresa.families.benchmarks.summary import outliers
+from ripresa.families.intervals import confidence_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ripresa.families.benchmarks.adaptive import coefficient_of_variation
+from ripresa.families.intervals import confidence_interval
 
-CONFIDENCE = 0.95
 FENCE = 1.5  # Tukey's inner fences: quartiles -+ 1.5 interquartile ranges
 
 COLUMNS = [
@@ -53,18 +53,6 @@ def needed_retry(attempts: str | os.PathLike[str]) -> bool:
         elif outcome in ("failed", "interrupted"):
             unsuccessful[-1] = True
     return unsuccessful[-2] if len(unsuccessful) > 1 else unsuccessful[-1]
-
-
-def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % confidence interval of the mean (Student's t); nan for fewer than two values."""
-    import numpy as np
-    from scipy.special import stdtrit
-
-    n = len(values)
-    if n < 2:
-        return math.nan, math.nan
-    half = stdtrit(n - 1, (1 + CONFIDENCE) / 2) * np.std(values, ddof=1) / math.sqrt(n)
-    return float(np.mean(values) - half), float(np.mean(values) + half)
 
 
 def outliers(values: Sequence[float]) -> list[bool]:

@@ -1,0 +1,469 @@
+"""Experiments seen from the workflow: what a study asks for, its tables, and another manager's results."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import scipy.stats
+import yaml
+
+from ripresa.configuration.settings import _checker
+from ripresa.families.experiments import ExperimentError, migration, parameters, plots, summary, table
+from ripresa.families.experiments.plan import phases, plan, union
+from ripresa.journal import attempts, controller
+from ripresa.journal.paths import Run
+
+ROOT = Path(__file__).parents[1]
+SEEDS = [7, 8]
+QUICK = {"rounds": 3, "width_factor": 2, "clients": 4, "batch_size": 64}
+
+
+def section(**given):
+    """A section with its defaults filled in, as the configuration does."""
+    errors = [error.message for error in _checker("experiments").errors(given)]
+    assert errors == []
+    return _checker("experiments").filled(given)
+
+
+def sweeps(**products):
+    return {name: {"sweep": {"product": product}} for name, product in products.items()}
+
+
+STUDY = section(
+    defaults=QUICK,
+    seeds=SEEDS,
+    phases=sweeps(
+        attack={"poison_ratio": [0, 0.5], "poison_type": ["label_flip", "random_noise"]},
+        defence={"poison_ratio": [0, 0.5], "aggregator": ["fedavg", "median"]},
+    ),
+)
+
+
+# --- the plan -----------------------------------------------------------------------------------------------
+
+
+def test_what_phases_share_is_one_experiment():
+    found = plan(STUDY)
+    attack, defence = (phase["digests"] for phase in found["phases"])
+    assert (len(attack), len(defence), len(found["experiments"])) == (8, 8, 12)
+    assert set(attack) & set(defence) == {
+        name
+        for name, one in found["experiments"].items()
+        if one["parameters"]["poison_type"] == "label_flip" and one["parameters"]["aggregator"] == "fedavg"
+    }
+    first = found["experiments"][attack[0]]
+    assert first["parameters"] == parameters.canonical({**QUICK, "seed": 7})
+    assert first["cost"].startswith("model=MLP complexity=")
+    assert [phase["plots"] for phase in found["phases"]] == [["accuracy"], ["accuracy", "defences"]]
+
+
+def test_a_phase_follows_from_its_definition_alone():
+    for phase in plan(STUDY)["phases"]:
+        (alone,) = phases(json.loads(phase["definition"]))
+        assert (alone.name, list(alone.experiments)) == (phase["name"], phase["digests"])
+
+
+def test_where_a_value_is_written_does_not_matter():
+    base = {"sweep": {"base": {"width_factor": 4.0}}}
+    preset = {"sweep": {"preset": "wide"}, "seeds": [0]}
+    ways = [
+        section(defaults={"width_factor": 4}, phases={"a": {"sweep": {"base": {}}}}),
+        section(presets={"wide": {"width_factor": 4}}, seeds=[3], phases={"a": preset}),
+    ]
+    assert len({name for way in ways for name in union(phases(way))}) == 1
+    with pytest.raises(ExperimentError, match=r"phases\.a: .*width_factor: 4\.0 is not allowed"):
+        phases(section(phases={"a": base}))
+
+
+@pytest.mark.parametrize(
+    ("phase", "message"),
+    [
+        ({"sweep": {"product": {"widht": [1]}}}, "widht: unknown"),
+        (
+            {"sweep": {"product": {"width_factor": []}}},
+            "experiments.phases.a.sweep.product.width_factor: the list",
+        ),
+        ({"sweep": {"product": {"seed": [1]}}}, "seed is given by seeds"),
+        ({"sweep": {"preset": "none"}}, "no preset 'none'"),
+        (
+            {"sweep": {"base": {"model_type": "CNN", "depth": 0}}},
+            "depth: 0 is not allowed for model_type CNN",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_said_with_its_place(phase, message):
+    with pytest.raises(ExperimentError) as error:
+        phases(section(phases={"a": phase, "b": {"sweep": {"base": {"clients": 0}}}}))
+    first, second = str(error.value).splitlines()
+    assert first.startswith("experiments.phases.a") and message in first
+    assert second.startswith("experiments.phases.b") and "clients: 0" in second
+
+
+def test_errors_reach_the_terminal_with_the_name_of_the_file():
+    asked = json.dumps(section(phases={"a": {"sweep": {"base": {"rounds": 0}}}}))
+    command = [sys.executable, ROOT / "workflow/scripts/experiment_plan.py", asked]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("config/experiments.yaml: experiments.phases.a: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_schema_has_the_defaults_of_the_family():
+    defaults = section(phases={"a": {"sweep": {}}})["defaults"]
+    assert defaults == {name: value for name, value in parameters.DEFAULTS.items() if name != "seed"}
+
+
+def test_what_is_delivered_and_documented_can_be_meant():
+    page = (ROOT / "docs" / "experiments.md").read_text().split("```yaml\n")[1].split("```")[0]
+    delivered = yaml.safe_load((ROOT / "config" / "experiments.yaml").read_text())
+    study = yaml.safe_load((ROOT / "config" / "examples" / "poisoning_study.yaml").read_text())
+    counts = []
+    for text in (yaml.safe_load(page), delivered, study["experiments"]):
+        found = phases(section(**text))
+        counts.append((*(len(phase.experiments) for phase in found), len(union(found))))
+    assert counts == [(15, 18, 30), (12, 16, 25), (1024, 80, 60, 60, 60, 1179)]
+
+
+# --- tables -------------------------------------------------------------------------------------------------
+
+
+def result(one, accuracy, **changes):
+    """A result with these parameters; without an accuracy it diverged."""
+    from ripresa.dsl import digest
+
+    figures = {name: {"mean": accuracy, "std": 0.125, "values": None} for name in table.METRICS}
+    if accuracy is None:
+        figures = {name: dict.fromkeys(("mean", "std", "values")) for name in table.METRICS}
+    return {
+        "digest": digest(one),
+        "parameters": one,
+        "status": "diverged" if accuracy is None else "ok",
+        "reason": "training diverged in round 2" if accuracy is None else None,
+        "per_client": figures,
+        "num_parameters": 310,
+        "best_epoch": 3,
+        **changes,
+    }
+
+
+def rows_of(phase, accuracy):
+    return [table.row(phase.name, result(one, accuracy(one))) for one in phase.experiments.values()]
+
+
+def falling(one):
+    gain = 0.3 if one["aggregator"] == "median" else 0.0
+    return round(0.9 - (0.8 - gain) * one["poison_ratio"] + 0.01 * (one["seed"] - 7), 6)
+
+
+def test_the_table_has_these_columns_and_tells_equal_values_equally(tmp_path):
+    attack = phases(STUDY)[0]
+    rows = rows_of(attack, lambda one: None if one["seed"] == 8 else 0.1 + 0.2)
+    table.write_csv(tmp_path / "results.csv", rows)
+    lines = (tmp_path / "results.csv").read_text().splitlines()
+    assert lines[0] == (
+        "phase,signature,dataset,model_type,width_factor,depth,poison_ratio,poison_type,alpha,data_ordering,"
+        "aggregator,batch_size,mean_test_accuracy,std_test_accuracy,mean_test_loss,std_test_loss,"
+        "mean_val_accuracy,std_val_accuracy,mean_val_loss,std_val_loss,num_parameters,best_epoch,seed"
+    )
+    assert len(table.COLUMNS) == 23
+    digests = list(attack.experiments)
+    figure = ",".join(["0.30000000000000004,0.125"] * 4)
+    assert lines[1] == (
+        f"attack,{digests[0]},digits,MLP,2,1,0,label_flip,,shuffle,fedavg,64,{figure},310,3,7"
+    )
+    assert lines[2] == f"attack,{digests[1]},digits,MLP,2,1,0,label_flip,,shuffle,fedavg,64,,,,,,,,,310,3,8"
+    assert [line.split(",")[1] for line in lines[1:]] == digests
+
+
+def test_parquet_gives_back_what_the_table_has_and_more(tmp_path):
+    rows = rows_of(phases(STUDY)[1], lambda one: None if one["poison_ratio"] else 0.5)
+    table.write_parquet(tmp_path / "results.parquet", rows)
+    again = table.read_parquet(tmp_path / "results.parquet")
+    assert again == rows
+    assert again[0]["rounds"] == 3 and {row["status"] for row in again} == {"ok", "diverged"}
+
+
+def test_the_summary_is_over_the_seeds_and_counts_those_that_diverged():
+    config = {**STUDY, "seeds": [1, 2, 3, 4]}
+    values = {1: 0.5, 2: 0.6, 3: 0.7, 4: None}
+    rows = rows_of(phases(config)[0], lambda one: values[one["seed"]])
+    found = summary.summarise(rows)
+    assert len(found) == 4 and tuple(found[0]) == summary.COLUMNS
+    first = found[0]
+    assert (first["seeds"], first["diverged"]) == (4, 1)
+    sample = [0.5, 0.6, 0.7]
+    low, high = scipy.stats.t.interval(0.95, 2, 0.6, scipy.stats.sem(sample))
+    told = [first[f"test_accuracy_{name}"] for name in summary.STATISTICS]
+    assert told == pytest.approx([0.6, 0.1, low, high])
+
+
+def test_intervals_end_where_accuracies_do_and_one_seed_has_none():
+    assert summary.interval([0.9, 1.0], "test_accuracy")[1] == 1.0
+    assert summary.interval([0.0, 0.1], "test_loss")[0] == 0.0
+    assert summary.interval([0.5], "test_loss") == (None, None)
+
+
+def test_parameters_without_a_column_of_their_own_are_other_configurations():
+    config = section(phases=sweeps(a={"rounds": [2, 3]}))
+    assert len(summary.summarise(rows_of(phases(config)[0], falling))) == 2
+
+
+def test_pictures_are_drawn_of_what_varies(tmp_path):
+    product = {
+        "width_factor": [1, 4],
+        "depth": [1, 2],
+        "poison_ratio": [0, 0.5],
+        "aggregator": ["fedavg", "median"],
+    }
+    (phase,) = phases(section(seeds=SEEDS, phases=sweeps(all=product)))
+    names = plots.possible(phase.experiments.values())
+    assert names == ["accuracy", "heatmap", "defences"]
+    rows = rows_of(
+        phase, lambda one: None if one["width_factor"] == 4 and one["depth"] == 2 else falling(one)
+    )
+    import matplotlib.image
+
+    for name in names:
+        plots.draw(name, rows, tmp_path / f"{name}.png")
+        picture = matplotlib.image.imread(tmp_path / f"{name}.png")
+        assert picture.std() > 0.05 and min(picture.shape[:2]) > 200
+    assert plots.possible(phases(section(phases=sweeps(a={"rounds": [1, 2]})))[0].experiments.values()) == []
+
+
+# --- another manager's results ------------------------------------------------------------------------------
+
+FOREIGN = {
+    "phase": "exp3_attack_types",
+    "signature": "abc",
+    "dataset": "Digits",
+    "model_type": "LR",
+    "width_factor": "2",
+    "depth": "1.0",
+    "poison_ratio": "0.0",
+    "poison_type": "label-flip",
+    "alpha": "None",
+    "data_ordering": "shuffle",
+    "aggregator": "FedAvg",
+    "batch_size": "64",
+    **{f"mean_{name}": "0.75" for name in table.METRICS},
+    **{f"std_{name}": "0.0625" for name in table.METRICS},
+    "num_parameters": "610",
+    "best_epoch": "3",
+    "seed": "7",
+}
+
+
+def foreign(path, *changes):
+    """A table of another manager: a row for each set of changes."""
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, table.COLUMNS[::-1])
+        writer.writeheader()
+        writer.writerows(FOREIGN | change for change in changes)
+    return str(path)
+
+
+def taken(tmp_path, *changes, config=STUDY, state=None):
+    return migration.read(union(phases(config)), [foreign(tmp_path / "results.csv", *changes)], state)
+
+
+def kinds(found):
+    return [(finding.kind, finding.where) for finding in found.findings]
+
+
+def test_a_row_becomes_the_result_of_the_experiment_that_it_is_of(tmp_path):
+    found = taken(tmp_path, {}, {"seed": "8", "alpha": ""})
+    assert found.findings == [] and found.rows == 2
+    first, second = found.results.values()
+    assert first["parameters"] == parameters.canonical({**QUICK, "seed": 7})
+    assert second["parameters"]["seed"] == 8
+    assert first["provenance"]["source"] == "imported"
+    assert (first["provenance"]["table"], first["provenance"]["row"]) == ("results.csv", 2)
+    row = table.row("attack", first)
+    assert (row["mean_val_loss"], row["std_test_accuracy"], row["best_epoch"]) == (0.75, 0.0625, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean_test_accuracy": "75"}, "mean_test_accuracy is 75, must be between 0 and 1"),
+        ({"mean_val_loss": "-0.1"}, "mean_val_loss is -0.1, must be at least 0"),
+        ({"mean_val_loss": "nan"}, "must be finite"),
+        ({"std_val_loss": ""}, "must be a number"),
+        ({"aggregator": "krum"}, "must be fedavg or median"),
+        ({"width_factor": "2.5"}, "must be a whole number"),
+        ({"poison_ratio": "1.5"}, "must be between 0 and 1"),
+    ],
+)
+def test_rows_with_impossible_values_are_reported(tmp_path, change, message):
+    found = taken(tmp_path, {}, {"seed": "8", **change})
+    assert kinds(found) == [("invalid", "results.csv:3")]
+    assert message in found.findings[0].message
+    assert len(found.results) == 1
+
+
+def test_nothing_is_taken_that_is_not_sure(tmp_path):
+    found = taken(
+        tmp_path,
+        {"seed": "9"},
+        {},
+        {"phase": "another", "signature": "z"},
+        {"seed": "8"},
+        {"seed": "8", "mean_test_loss": "0.8"},
+        {"aggregator": "median", "num_parameters": "700"},
+    )
+    assert sorted(kinds(found)) == [
+        ("contradictory", "results.csv:5"),
+        ("duplicate", "results.csv:4"),
+        ("other model", "results.csv:7"),
+        ("unknown", "results.csv:2"),
+    ]
+    assert [one["provenance"]["row"] for one in found.results.values()] == [3, 7]
+
+
+def test_what_no_column_tells_may_leave_two_experiments_to_choose_from(tmp_path):
+    config = section(defaults=QUICK, seeds=[7], phases=sweeps(a={"rounds": [3, 4]}))
+    found = taken(tmp_path, {}, config=config)
+    assert kinds(found) == [("ambiguous", "results.csv:2")] and not found.results
+
+
+def test_the_state_of_the_manager_is_compared_with_its_table(tmp_path):
+    told = {name: FOREIGN[name] for name in (*table.PARAMETERS, "seed")}
+    tasks = {
+        "a": {"status": "completed", "config": told},
+        "b": {"status": "completed", "config": told | {"seed": 8}},
+        "c": {
+            "status": "assigned",
+            "config": told | {"aggregator": "median"},
+            "assigned_to": "gpu2",
+            "assigned_at": "2025-12-19T23:10:15.123456",
+        },
+        "d": {"status": "pending", "config": {}},
+    }
+    state = tmp_path / "manager_state.json"
+    state.write_text(json.dumps({"tasks": tasks, "assigned_tasks": {"c": tasks["c"]}}))
+    found = taken(tmp_path, {}, state=str(state))
+    assert kinds(found) == [("no row", "b"), ("assigned", "c")]
+    assert found.findings[1].message == (
+        "was assigned to gpu2 since 2025-12-19 23:10; it has no row, so it is computed here"
+    )
+    (result,) = found.results.values()
+    assert result["provenance"]["state"]["task_id"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a,b\n1,2\n", "lacks the columns phase"), ("", "lacks the columns"), (None, "cannot be")],
+)
+def test_what_is_no_table_is_refused(tmp_path, text, message):
+    path = tmp_path / "t.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ExperimentError, match=message):
+        migration.read({}, [str(path)])
+
+
+# --- a campaign ---------------------------------------------------------------------------------------------
+
+
+class Checkout:
+    """A directory with the rules of this checkout and a study of its own."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.run = Run(directory / "runs" / "study")
+        for name in ("Snakefile", "rules", "workflow", "profiles"):
+            (directory / name).symlink_to(ROOT / name)
+        (directory / "config").mkdir()
+        (directory / "config/config.yaml").write_text("run_id: study\nfamilies: [experiments]\n")
+        self.configure(STUDY)
+
+    def configure(self, config):
+        (self.directory / "config/experiments.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def call(self, *words, code=0):
+        """Call snakemake or ripresa; returns its standard output."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RIPRESA_")}
+        program = shutil.which(words[0], path=Path(sys.executable).parent)
+        done = subprocess.run(
+            [program, *words[1:]],
+            cwd=self.directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == code, done.stdout + done.stderr
+        self.said = done.stderr
+        return done.stdout
+
+    def ask(self, *words, code=0):
+        return json.loads(self.call("ripresa", *words, "--json", code=code))
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    return Checkout(tmp_path)
+
+
+def test_a_study_moves_over_and_is_completed(checkout):
+    there = foreign(checkout.directory / "old.csv", {}, {"seed": "8"}, {"seed": "11"})
+    digests = list(union(phases(STUDY)))
+    targets = [f"experiments/{digest}.json" for digest in digests]
+
+    controller.hold(checkout.run, "other")
+    assert checkout.ask("import", "--table", there, code=1)["error"]["code"] == "RUN_HELD"
+    controller.release(checkout.run)
+    assert not os.path.exists(checkout.run.path("experiments"))
+
+    answer = checkout.ask("import", "--table", there, code=1)  # one row is of no experiment
+    assert answer["imported"] == targets[:2] and answer["counts"] == {"unknown": 1}
+    assert answer["to_compute"] == 10
+    record = attempts.last(checkout.run, targets[0])
+    assert (record["outcome"], record["attempt"], record["started"]) == ("published", 1, None)
+    before = Path(checkout.run.path(targets[0])).read_bytes()
+    answer = checkout.ask("import", "--table", there, code=1)
+    assert (answer["imported"], answer["present"]) == ([], targets[:2])
+    other = foreign(checkout.directory / "other.csv", {"mean_test_loss": "0.5"})
+    assert checkout.ask("import", "--table", other, code=1)["counts"] == {"different": 1}
+    assert len(attempts.read(checkout.run, targets[0])) == 1
+
+    planned = checkout.ask("plan")
+    assert planned["parts"] == [
+        {"part": "attack", "units": 8, "shared": 4, "done": 2},
+        {"part": "defence", "units": 8, "shared": 4, "done": 2},
+        {"part": None, "units": 12, "shared": 4, "done": 2},
+    ]
+    assert {rule["rule"]: rule["units"] for rule in planned["rules"]}["experiment"] == 10
+
+    checkout.call("snakemake", "--rerun-incomplete", "--cores", "2", "DEFENCE")
+    assert Path(checkout.run.path(targets[0])).read_bytes() == before
+    folder = Path(checkout.run.path("experiments"))
+    made = sorted(path.name for path in (folder / "defence").iterdir())
+    assert made == ["accuracy.png", "defences.png", "results.csv", "results.parquet", "summary.csv"]
+    counts = checkout.ask("status")["counts"]
+    assert counts["COMPLETED"] == 8 + 3
+    assert checkout.ask("verify")["ok"]
+    assert "Attempt 1 counts: imported from old.csv:2" in checkout.call("ripresa", "why", targets[0])
+
+    # What there is so far is shown and written as the final table has it.
+    answer = checkout.ask("results", "defence", "--csv", "so_far.csv")
+    assert (checkout.directory / "so_far.csv").read_bytes() == (folder / "defence/results.csv").read_bytes()
+    (phase,) = answer["phases"]
+    assert (phase["units"], phase["published"], phase["diverged"]) == (8, 8, 0)
+    assert "attack: 4 of 8 results" in checkout.call("ripresa", "results")
+    assert checkout.ask("results", "defense", code=2)["error"]["code"] == "PHASE_INVALID"
+
+    # Neither how it is computed nor another phase makes anything of this one be computed again.
+    more = section(
+        **{**STUDY, "backend": "numpy", "phases": {**STUDY["phases"], **sweeps(more={"depth": [0, 2]})}}
+    )
+    checkout.configure(more)
+    planned = checkout.ask("plan")
+    assert {rule["rule"]: rule["units"] for rule in planned["rules"]}["experiment"] == 4 + 4
+    assert not [unit for unit in planned["units"] if "defence" in unit["target"]]

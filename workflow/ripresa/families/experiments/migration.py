@@ -1,0 +1,297 @@
+"""Results of a study that was run elsewhere, taken over from its table and the state of its manager.
+
+The table (the columns of `table.COLUMNS`, in any order) says what is finished; the state file only what the
+manager believed. A row is taken if it is valid, if its parameters are those of exactly one configured
+experiment, and if no other row contradicts it. Everything else is a finding: nothing is left out silently.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from ripresa.dsl.digests import canonical
+from ripresa.families.experiments import ExperimentError, architecture
+from ripresa.families.experiments.plan import Experiments
+from ripresa.families.experiments.table import COLUMNS, METRICS, PARAMETERS
+
+INVALID, UNKNOWN, AMBIGUOUS, CONTRADICTORY = "invalid", "unknown", "ambiguous", "contradictory"
+DUPLICATE, OTHER_MODEL, ASSIGNED, NO_ROW = "duplicate", "other model", "assigned", "no row"
+LEFT_OUT = (INVALID, UNKNOWN, AMBIGUOUS, CONTRADICTORY)
+"""Findings for which a row was not taken."""
+
+_KEY = (*PARAMETERS, "seed")
+_WORDS = {
+    "dataset": {"digits": "digits", "mnist": "mnist", "fashionmnist": "fashion_mnist", "cifar10": "cifar10"},
+    "model_type": {"lr": "MLP", "linear": "MLP", "mlp": "MLP", "cnn": "CNN"},
+    "poison_type": {
+        **dict.fromkeys(("labelflip", "labelflipping", "flip"), "label_flip"),
+        **dict.fromkeys(("randomnoise", "noise", "randomlabels"), "random_noise"),
+    },
+    "data_ordering": {**dict.fromkeys(("shuffle", "shuffled"), "shuffle"), "fixed": "fixed"},
+    "aggregator": {
+        **dict.fromkeys(("fedavg", "mean", "average"), "fedavg"),
+        **dict.fromkeys(("median", "coordinatemedian", "coordinatewisemedian"), "median"),
+    },
+}
+"""By parameter what other spellings (letters and digits only) mean here."""
+_IID = {"", "none", "null", "nan", "inf", "iid"}
+_WHOLE = ("width_factor", "depth", "batch_size", "seed", "num_parameters", "best_epoch")
+
+
+class Finding(NamedTuple):
+    """Something about a row or a task that a person should know."""
+
+    kind: str
+    where: str
+    message: str
+
+
+class Migration(NamedTuple):
+    """What can be taken over: results by digest, and all findings."""
+
+    results: dict[str, dict[str, Any]]
+    findings: list[Finding]
+    rows: int
+    """How many the tables have."""
+
+
+class _Row(NamedTuple):
+    where: str
+    values: dict[str, Any]
+    origin: dict[str, Any]
+
+
+def read(experiments: Experiments, tables: Iterable[str], state: str | None = None) -> Migration:
+    """What the tables of another manager hold of these experiments.
+
+    What a table does not tell (`rounds`, `learning_rate`, ...) is taken to be as configured. ExperimentError
+    for a file that cannot be read, is no such table or no such state.
+    """
+    findings: list[Finding] = []
+    tasks = _tasks(state) if state else []
+    index: dict[str, list[str]] = {}
+    for digest, parameters in experiments.items():
+        index.setdefault(_key(parameters), []).append(digest)
+    found: dict[str, list[_Row]] = {}
+    rows = 0
+    for path in tables:
+        for row in _rows(path, findings):
+            rows += 1
+            if isinstance(row, _Row):
+                found.setdefault(_key(row.values), []).append(row)
+    by_key: dict[str, dict[str, Any]] = {}
+    for task in tasks:
+        if own := _task_key(task):
+            by_key.setdefault(own, task)
+    results = {}
+    for key, same in found.items():
+        row = _agreed(same, findings)
+        name = _configured(same[0], index.get(key, []), findings)
+        if row is not None and name is not None:
+            results[name] = _document(name, experiments[name], row, by_key.get(key))
+            _compare_models(experiments[name], row, findings)
+    findings += _about(tasks, found)
+    return Migration(results, findings, rows)
+
+
+def _rows(path: str, findings: list[Finding]) -> Iterable[_Row | None]:
+    """The rows of a table; None for one that is invalid, which is a finding."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        lines = list(csv.reader(data.decode("utf-8-sig").splitlines(), strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ExperimentError(f"{path}: cannot be read as a table: {reason}; give a CSV file") from None
+    header = lines[0] if lines else []
+    if missing := [name for name in COLUMNS if name not in header]:
+        raise ExperimentError(f"{path}: lacks the columns {', '.join(missing)}; give the table of results")
+    name, sha256 = os.path.basename(path), hashlib.sha256(data).hexdigest()
+    for number, line in enumerate(lines[1:], start=2):
+        if not line:
+            continue
+        where = f"{name}:{number}"
+        try:
+            if len(line) != len(header):
+                raise ValueError(f"has {len(line)} of {len(header)} columns")
+            values = _values(dict(zip(header, line, strict=True)))
+        except ValueError as error:
+            findings.append(Finding(INVALID, where, str(error)))
+            yield None
+            continue
+        yield _Row(where, values, {"table": name, "row": number, "sha256": sha256})
+
+
+def _values(texts: Mapping[str, str]) -> dict[str, Any]:
+    """The values of a row by column. ValueError for what cannot be."""
+    values: dict[str, Any] = {"phase": texts["phase"].strip(), "signature": texts["signature"].strip()}
+    for name in (*_KEY, "num_parameters", "best_epoch"):
+        values[name] = _value(name, texts[name])
+    for name in (column for column in COLUMNS if column.startswith(("mean_", "std_"))):
+        value = _number(name, texts[name])
+        if value < 0 or (name.startswith("mean_") and name.endswith("accuracy") and value > 1):
+            allowed = "between 0 and 1" if name.endswith("accuracy") else "at least 0"
+            raise ValueError(f"{name} is {texts[name]}, must be {allowed}")
+        values[name] = value
+    return values
+
+
+def _value(name: str, given: Any) -> Any:
+    """A parameter or a count as it is written here. ValueError for what it cannot be."""
+    text = "" if given is None else str(given).strip()
+    if name in _WORDS:
+        plain = re.sub(r"[^a-z0-9]", "", text.lower())
+        if plain not in _WORDS[name]:
+            raise ValueError(
+                f"{name} is {text!r}, must be {' or '.join(dict.fromkeys(_WORDS[name].values()))}"
+            )
+        return _WORDS[name][plain]
+    if name == "alpha" and text.lower() in _IID:
+        return None
+    value = _number(name, text)
+    if name in _WHOLE and (value < 0 or not value.is_integer()):
+        raise ValueError(f"{name} is {text}, must be a whole number from 0")
+    if name == "poison_ratio" and not 0 <= value <= 1:
+        raise ValueError(f"{name} is {text}, must be between 0 and 1")
+    return int(value) if value.is_integer() else value
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{name} is {text!r}, must be a number") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {text!r}, must be finite; it is computed anew")
+    return value
+
+
+def _key(values: Mapping[str, Any]) -> str:
+    return canonical({name: values[name] for name in _KEY})
+
+
+def _agreed(same: list[_Row], findings: list[Finding]) -> _Row | None:
+    """The row of an experiment, if all rows about it say the same."""
+    first, *others = same
+    figures = [name for name in first.values if name not in ("phase", "signature")]
+    if different := [one for one in others if any(one.values[n] != first.values[n] for n in figures)]:
+        names = [n for n in figures if different[0].values[n] != first.values[n]]
+        places = ", ".join(one.where for one in different)
+        message = f"{places} has the same parameters and another {names[0]}; none of them is taken"
+        findings.append(Finding(CONTRADICTORY, first.where, message))
+        return None
+    findings += [Finding(DUPLICATE, one.where, f"says the same as {first.where}") for one in others]
+    return first
+
+
+def _configured(row: _Row, digests: list[str], findings: list[Finding]) -> str | None:
+    """The experiment that a row is of."""
+    if len(digests) == 1:
+        return digests[0]
+    if digests:
+        message = (
+            f"{len(digests)} configured experiments have these parameters, and differ in what no column tells"
+        )
+        findings.append(Finding(AMBIGUOUS, row.where, f"{message}: {', '.join(digests[:3])}"))
+    else:
+        told = ", ".join(f"{name} {row.values[name]}" for name in _KEY if row.values[name] is not None)
+        findings.append(Finding(UNKNOWN, row.where, f"no configured experiment has {told}"))
+    return None
+
+
+def _compare_models(parameters: Mapping[str, Any], row: _Row, findings: list[Finding]) -> None:
+    here, there = architecture.num_parameters(parameters), row.values["num_parameters"]
+    if here != there:
+        message = (
+            f"its model has {there:,} parameters, the one here {here:,}: results of both are in one table"
+        )
+        findings.append(Finding(OTHER_MODEL, row.where, message))
+
+
+def _document(
+    digest: str, parameters: Mapping[str, Any], row: _Row, task: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The result as it is published. What no column tells is null; the metrics of all images are taken to be
+    the means over the clients."""
+    values = row.values
+    told = (
+        {key: task.get(key) for key in ("task_id", "status", "assigned_to", "assigned_at")} if task else None
+    )
+    return {
+        "digest": digest,
+        "parameters": dict(parameters),
+        "status": "ok",
+        "failure_class": None,
+        "reason": None,
+        "metrics": {**{name: values[f"mean_{name}"] for name in METRICS}, "train_loss": None},
+        "per_client": {
+            name: {"mean": values[f"mean_{name}"], "std": values[f"std_{name}"], "values": None}
+            for name in METRICS
+        },
+        "num_parameters": values["num_parameters"],
+        "best_epoch": values["best_epoch"],
+        "rounds_run": None,
+        "history": [],
+        "micro_batch": None,
+        "backend": None,
+        "provenance": {
+            "source": "imported",
+            **row.origin,
+            "phase": values["phase"],
+            "signature": values["signature"],
+            "state": told,
+        },
+        "timings": {},
+    }
+
+
+def _tasks(path: str) -> list[dict[str, Any]]:
+    """The tasks of a manager's state."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            state = json.load(file)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ExperimentError(f"{path}: cannot be read as a state: {reason}") from None
+    tasks = state.get("tasks") if isinstance(state, dict) else None
+    if not isinstance(tasks, dict) or not all(isinstance(task, dict) for task in tasks.values()):
+        raise ExperimentError(f"{path}: has no mapping of tasks; give the manager_state.json of the study")
+    return [{"task_id": name, **task} for name, task in tasks.items()]
+
+
+def _task_key(task: Mapping[str, Any]) -> str | None:
+    """The parameters of a task, if its configuration tells them all."""
+    config = task.get("config")
+    try:
+        return _key({name: _value(name, config[name]) for name in _KEY}) if isinstance(config, dict) else None
+    except (KeyError, ValueError):
+        return None
+
+
+def _about(tasks: Iterable[Mapping[str, Any]], found: Mapping[str, Any]) -> Iterable[Finding]:
+    """Tasks whose state and table do not fit: they are computed here unless a row tells their result."""
+    for task in tasks:
+        key, status, name = _task_key(task), task.get("status"), str(task["task_id"])
+        if status == "assigned":
+            whose = f"to {task.get('assigned_to')} since {_day(task.get('assigned_at'))}"
+            then = "its row is taken" if key in found else "it has no row, so it is computed here"
+            if key is None:
+                then = "its configuration does not tell which row is its own"
+            yield Finding(ASSIGNED, name, f"was assigned {whose}; {then}")
+        elif status == "completed" and key not in found:
+            yield Finding(NO_ROW, name, "is completed by the state, but no row has its parameters")
+
+
+def _day(text: Any) -> str:
+    try:
+        return datetime.fromisoformat(str(text)).strftime("%Y-%m-%d %H:%M")
+    except ValueError:
+        return "an unknown time"

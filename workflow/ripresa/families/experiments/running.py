@@ -1,0 +1,83 @@
+"""One experiment from its parameters to its result file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from ripresa.dsl.digests import digest
+from ripresa.families.experiments import ExperimentError, backends, datasets, result
+from ripresa.families.experiments.checkpoint import Checkpoint, remove_finished
+from ripresa.families.experiments.federated import Federation
+from ripresa.families.experiments.parameters import canonical
+from ripresa.families.experiments.training import train
+
+_LENGTH = 32  # bytes of a progress report, always as many, so that a reader never sees parts of two
+
+
+def run(
+    given: Mapping[str, Any],
+    output: str,
+    checkpoints: str,
+    micro_batch: int | None = None,
+    backend: str = "auto",
+) -> dict[str, Any]:
+    """Compute an experiment, resuming from its checkpoint if there is one, and write its result.
+
+    ``micro_batch`` is how many samples of a batch are computed at a time: a divisor of the batch size, which
+    is taken if none is given. Returns the result. ExperimentError for what cannot be computed.
+    """
+    began, started = time.perf_counter(), datetime.now(UTC)
+    parameters = canonical(given)
+    name = digest(parameters)
+    micro_batch = micro_batch or parameters["batch_size"]
+    if micro_batch < 0 or parameters["batch_size"] % micro_batch:
+        raise ExperimentError(f"micro-batch: {micro_batch} is no divisor of {parameters['batch_size']}")
+    remove_finished(checkpoints, _results(output))
+    dataset = datasets.load(parameters["dataset"], os.environ.get("RIPRESA_DATASETS", "datasets"))
+    chosen = backends.choose(backend, parameters, micro_batch)
+    means = {"backend": chosen.name, "micro_batch": micro_batch, **chosen.versions}
+    with np.errstate(all="ignore"):  # what matters shows in the losses
+        federation = Federation(parameters, dataset, chosen)
+        outcome = train(parameters, federation, Checkpoint(checkpoints, name, parameters), means, report)
+    found = result.document(name, parameters, outcome)
+    found |= {
+        "micro_batch": micro_batch,
+        "backend": chosen.name,
+        "provenance": {
+            "source": "computed",
+            "started": started.isoformat(timespec="milliseconds"),
+            "segments": outcome.state.segments,
+        },
+        "timings": {
+            "rounds_s": round(outcome.state.elapsed_s, 6),
+            "process_s": round(time.perf_counter() - began, 6),
+        },
+    }
+    result.write(output, found)
+    return found
+
+
+def report(current: int, total: int) -> None:
+    """Say in the file that ``$RIPRESA_PROGRESS`` names how many of the rounds are done."""
+    path = os.environ.get("RIPRESA_PROGRESS")
+    if not path:
+        return
+    with contextlib.suppress(OSError):  # it only informs
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.pwrite(fd, f"{current} {total}".ljust(_LENGTH - 1).encode() + b"\n", 0)
+        finally:
+            os.close(fd)
+
+
+def _results(output: str) -> str:
+    """Where results are published: the output itself is a staged file, beside which there may be nothing."""
+    run_directory, target = os.environ.get("RIPRESA_RUN"), os.environ.get("RIPRESA_TARGET")
+    return os.path.dirname(f"{run_directory}/{target}" if run_directory and target else output)

@@ -1,0 +1,18 @@
+"""Print the experiments that a configuration asks for: SECTION (JSON)."""
+
+import json
+import sys
+
+from ripresa.families.experiments import ExperimentError
+from ripresa.families.experiments.plan import plan
+
+
+def main(section: str) -> None:
+    try:
+        json.dump(plan(json.loads(section)), sys.stdout)
+    except ExperimentError as error:
+        sys.exit("\n".join(f"config/experiments.yaml: {line}" for line in str(error).splitlines()))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
