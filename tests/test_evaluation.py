@@ -15,6 +15,7 @@ SHORT = {
     "bad_input": [],
     "collector_cost": ["--short"],
     "device_leases": ["--cycles", "500"],
+    "experiments/poisoning": [],
     "guard_cost": ["--units", "200", "--rounds", "1"],
     "kill_storm": ["--units", "150", "--kills", "12"],
     # The quality and speed of stacks need many large frames and Siril: stacking_quality.py, stacking_real.py
@@ -54,7 +55,7 @@ def test_every_evaluation_says_what_it_measures() -> None:
         *(path.parent for path in ROOT.glob("evaluation/*/__main__.py")),
         *(
             path
-            for folder in ("slurm", "hosts")
+            for folder in ("experiments", "slurm", "hosts")
             for path in ROOT.glob(f"evaluation/{folder}/*.py")
             if "parse_args()" in path.read_text()
         ),
