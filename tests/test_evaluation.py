@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ SHORT = {
     "bad_input": [],
     "collector_cost": ["--short"],
     "device_leases": ["--cycles", "500"],
+    "experiments/poisoning": [],
+    "experiments/speed": ["--rounds", "5"],
     "guard_cost": ["--units", "200", "--rounds", "1"],
     "kill_storm": ["--units", "150", "--kills", "12"],
     # The quality and speed of stacks need many large frames and Siril: stacking_quality.py, stacking_real.py
@@ -25,7 +28,7 @@ SHORT = {
     "state": ["--goal", "1.5"],
     "waiting": ["--rounds", "1"],
 }
-TIMED = {"availability", "collector_cost", "guard_cost", "state", "waiting"}
+TIMED = {"availability", "collector_cost", "experiments/speed", "guard_cost", "state", "waiting"}
 
 
 @pytest.mark.slow
@@ -33,6 +36,8 @@ TIMED = {"availability", "collector_cost", "guard_cost", "state", "waiting"}
     "name", [pytest.param(name, marks=[pytest.mark.quiet] if name in TIMED else []) for name in SHORT]
 )
 def test_an_evaluation_meets_its_goal(name: str) -> None:
+    if name == "experiments/speed" and find_spec("torch") is None:
+        pytest.skip("PyTorch, with which it compares, is not installed")
     command = [sys.executable, ROOT / "evaluation" / f"{name}.py", *SHORT[name]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
     print(done.stdout)
@@ -54,7 +59,7 @@ def test_every_evaluation_says_what_it_measures() -> None:
         *(path.parent for path in ROOT.glob("evaluation/*/__main__.py")),
         *(
             path
-            for folder in ("slurm", "hosts")
+            for folder in ("experiments", "slurm", "hosts")
             for path in ROOT.glob(f"evaluation/{folder}/*.py")
             if "parse_args()" in path.read_text()
         ),
