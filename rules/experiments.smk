@@ -21,9 +21,7 @@ experiments = Units(
 )
 experiment_tables = Units(
     "experiments/{phase}/results.csv",
-    parameters=[
-        {"phase": one["name"], "definition": one["definition"]} for one in experiment_plan["phases"]
-    ],
+    parameters=[{"phase": one["name"], "definition": one["definition"]} for one in experiment_plan["phases"]],
 )
 experiment_plots = Units(
     "experiments/{phase}/{plot}.png",
@@ -56,6 +54,7 @@ rule experiment:
         experiments.log,
     threads: experiment_devices["threads"]
     resources:
+        **({"shared": 1} if campaign.on_hosts else {}),  # Its checkpoints are in the run.
         gpu=math.ceil(experiment_devices["gpu"]) if on_gpus else 0,
         gpu_share=round(100 * min(experiment_devices["gpu"], 1)),
         gpu_mem_mb=experiment_needs("gpu_mem_mb") if experiment_memory == "auto" else experiment_memory,
@@ -69,7 +68,6 @@ rule experiment:
             like=("dataset", "model_type", "width_factor", "depth", "batch_size"),
         ),
         backend=config["experiments"]["backend"],
-        **({"shared": 1} if campaign.on_hosts else {}),  # Its checkpoints are in the run.
     params:
         unit=experiments.params,
     shell:

@@ -127,7 +127,9 @@ class Snakemakes:
         self, ready: dict[str, Unit], running: Sequence[Running], now: float
     ) -> Iterator[tuple[Unit, Device]]:
         busy = {device.name for _, device, _ in running}
-        idle = {kind: [d for d in self._devices if d.kind == kind and d.name not in busy] for kind in (GPU, CPU)}
+        idle = {
+            kind: [d for d in self._devices if d.kind == kind and d.name not in busy] for kind in (GPU, CPU)
+        }
         jobs = [self._job(unit) for unit in ready.values()]
         free = {"_cores": len(idle[GPU]) + len(idle[CPU]), GPU: len(idle[GPU]), CPU: len(idle[CPU])}
         for job in self._scheduler.select_jobs(jobs, jobs, free, {}) or []:

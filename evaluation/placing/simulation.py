@@ -56,7 +56,7 @@ class Outcome(NamedTuple):
 
 
 def simulate(units: Sequence[Unit], devices: Sequence[Device], policy: Policy) -> Outcome:
-    """Run a campaign to its end. Raises RuntimeError when a policy starts what cannot run, or nothing at all."""
+    """Run a campaign to its end. Raises RuntimeError for a policy that starts what cannot run, or nothing."""
     ready = {unit.name: unit for unit in units}
     free = {device.name: 100 for device in devices}
     memory = {device.name: device.memory_mb for device in devices}

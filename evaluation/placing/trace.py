@@ -45,7 +45,7 @@ def measured(path: Path) -> list[Unit]:
 
 
 class SpeedUp(NamedTuple):
-    """How much longer a unit takes on a CPU worker than on the GPU: ratio * (complexity / OVERLAP) ** power."""
+    """How much longer a unit takes on a CPU worker than on a GPU: ratio * (complexity / OVERLAP) ** power."""
 
     ratio: float
     power: float

@@ -107,17 +107,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     logs = commands.add("logs", "the last events of a run")
     logs.add_argument("--tail", type=_positive, default=20, metavar="N", help="how many (20)")
 
-    results = commands.add("results", "the results of experiments that there are so far")
-    results.add_argument("phase", nargs="?", metavar="PHASE", help="of this phase only")
-    results.add_argument(
-        "--csv", metavar="FILE", help="write them to a file, as the final table will have them"
-    )
-
-    importing = commands.add("import", "take over what another manager has computed", module="importing")
-    importing.add_argument(
-        "--table", action="append", required=True, metavar="CSV", help="its table of results; may be repeated"
-    )
-    importing.add_argument("--state", metavar="JSON", help="the state of its tasks, manager_state.json")
+    _experiments(commands)
 
     compare = _compare(commands.add("compare", "benchmarks of two runs, or hosts: what is better or worse"))
 
@@ -137,6 +127,20 @@ def parse(argv: list[str]) -> argparse.Namespace:
                 "name two runs (RUN_ID RUN_ID), or two hosts of one (--hosts HOST HOST [--run RUN_ID])"
             )
     return arguments
+
+
+def _experiments(commands: _Commands) -> None:
+    results = commands.add("results", "the results of experiments that there are so far")
+    results.add_argument("phase", nargs="?", metavar="PHASE", help="of this phase only")
+    results.add_argument(
+        "--csv", metavar="FILE", help="write them to a file, as the final table will have them"
+    )
+
+    importing = commands.add("import", "take over what another manager has computed", module="importing")
+    importing.add_argument(
+        "--table", action="append", required=True, metavar="CSV", help="its table of results; may be repeated"
+    )
+    importing.add_argument("--state", metavar="JSON", help="the state of its tasks, manager_state.json")
 
 
 def _compare(compare: argparse.ArgumentParser) -> argparse.ArgumentParser:

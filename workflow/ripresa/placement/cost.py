@@ -12,7 +12,7 @@ GROWTH = 0.3
 """Before anything is known: durations grow with this power of the declared numbers together."""
 
 SPEED_UP, SPEED_UP_GROWTH = 0.5, 0.1
-"""Before anything is known: a GPU is sooner by exp(0.5), and the more so (in that power) the larger the unit."""
+"""Before anything is known: a GPU is sooner by exp(0.5), the more so (in that power) the larger the unit."""
 
 NOISE, STRENGTH = 0.7, 4.0
 """Logarithmic scatter of durations before anything is known, and how many units say otherwise as loudly."""

@@ -70,9 +70,7 @@ class Cbc(Solver):
             solution = solve(program, PATIENCE * self._time_limit)
         except (pulp.PulpError, OSError) as error:
             self._broken = True
-            self._warn(
-                f"no programs from here on, placing jobs greedily: the CBC solver fails ({error})"
-            )
+            self._warn(f"no programs from here on, placing jobs greedily: the CBC solver fails ({error})")
             return
         self._spent += time.monotonic() - start
         self._known[program] = solution

@@ -127,7 +127,10 @@ def _solve(
 
 
 def _cut(
-    works: Sequence[Work], members: Sequence[int], part: Mapping[Class, float], shares: list[dict[Class, float]]
+    works: Sequence[Work],
+    members: Sequence[int],
+    part: Mapping[Class, float],
+    shares: list[dict[Class, float]],
 ) -> None:
     """Divide the works of a bucket as the bucket is divided, the fewest of them cut."""
     places = [place for place in part if part[place] > 1e-6]

@@ -17,8 +17,8 @@ class Regression:
     """
 
     def __init__(self, noise: float, strength: float) -> None:
-        """``noise`` is the standard deviation expected around the line, as firmly as ``strength`` observations
-        would say it."""
+        """``noise`` is the standard deviation expected around the line, as firmly as ``strength``
+        observations would say it."""
         self._places: dict[str, int] = {}
         self._weights: list[float] = []
         self._covariance: list[list[float]] = []
@@ -53,9 +53,7 @@ class Regression:
         found = self._found(features)
         weights, covariance = self._weights, self._covariance
         mean = sum(weights[place] * value for place, value in found)
-        variance = sum(
-            covariance[one][other] * left * right for one, left in found for other, right in found
-        )
+        variance = sum(covariance[one][other] * left * right for one, left in found for other, right in found)
         return mean, max(0.0, variance)
 
     def learn(self, features: Mapping[str, float], value: float, clip: float = math.inf) -> None:
