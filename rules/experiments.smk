@@ -1,11 +1,10 @@
 # Experiments: one unit is one parameter set, named by its digest, whichever phases have it (docs/experiments.md).
 
 import json
-import math
 import subprocess
 import sys
 
-from ripresa.dsl import Units, escalated, guard
+from ripresa.dsl import Units, devices, escalated, guard
 
 # Parameters, models and what they cost are known to the family, which rule files do not import.
 asked = [sys.executable, "workflow/scripts/experiment_plan.py", json.dumps(config["experiments"])]
@@ -42,8 +41,6 @@ def experiment_needs(name):
     return lambda w: experiment_plan["experiments"][w.digest][name]
 
 
-# What may compute an experiment, and how much of it: whole GPUs, or one that several share.
-on_gpus = "gpu" in experiment_devices["device_kinds"]
 experiment_memory = experiment_devices["gpu_mem_mb"]
 
 
@@ -55,10 +52,12 @@ rule experiment:
     threads: experiment_devices["threads"]
     resources:
         **({"shared": 1} if campaign.on_hosts else {}),  # Its checkpoints are in the run.
-        gpu=math.ceil(experiment_devices["gpu"]) if on_gpus else 0,
-        gpu_share=round(100 * min(experiment_devices["gpu"], 1)),
-        gpu_mem_mb=experiment_needs("gpu_mem_mb") if experiment_memory == "auto" else experiment_memory,
-        device_kinds=",".join(experiment_devices["device_kinds"]),
+        **devices(
+            experiments,
+            gpu=experiment_devices["gpu"],
+            memory_mb=experiment_needs("gpu_mem_mb") if experiment_memory == "auto" else experiment_memory,
+            on=experiment_devices["device_kinds"],
+        ),
         cost=experiment_needs("cost"),
         # After a failure for want of GPU memory it is computed in smaller parts of the same batch.
         batch_size=escalated(
@@ -78,7 +77,7 @@ rule experiment:
             validate="json:workflow/schemas/experiment_result.schema.json",
             progress="counter:$RIPRESA_PROGRESS",
             scopes={"workload": "experiment"},
-            resources=("batch_size", "backend", "cost"),
+            resources=("batch_size", "backend", "cost", "gpu_device"),
         )
 
 
