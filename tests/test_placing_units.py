@@ -242,7 +242,7 @@ def test_what_a_rule_asks_for_becomes_resources(units):
     assigned.give("units/a", "g1@50")
     assert given["gpu_device"](Wildcards(name="a")) == "g1@50"
     assert given["gpu_device"](Wildcards(name="b")) == "", "as where another executor assigns"
-    assigned.withdraw("units/a")
+    assigned.give("units/a", "")
     by_unit = devices(units, gpu=lambda w: 3 if w["name"] == "a" else 0.25)
     assert [by_unit[name](Wildcards(name="a")) for name in ("gpu", "gpu_share")] == [3, 100]
     assert [by_unit[name](Wildcards(name="b")) for name in ("gpu", "gpu_share")] == [1, 25]

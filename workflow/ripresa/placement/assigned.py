@@ -12,11 +12,6 @@ def give(target: str, devices: str) -> None:
     _devices[target] = devices
 
 
-def withdraw(target: str) -> None:
-    """A unit has no devices any more."""
-    _devices.pop(target, None)
-
-
 def of(target: str) -> str:
     """The devices of a unit; empty if it was assigned none, as where another executor assigns them."""
     return _devices.get(target, "")

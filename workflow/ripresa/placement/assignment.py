@@ -75,13 +75,10 @@ class Start(NamedTuple):
     """One clause for people: why here and now."""
 
 
-def assign(
-    wishes: Sequence[Wish], slots: Sequence[Slot], capacity: Mapping[str, float], later: Sequence[Wish] = ()
-) -> list[Start]:
+def assign(wishes: Sequence[Wish], slots: Sequence[Slot], capacity: Mapping[str, float]) -> list[Start]:
     """The units to start now.
 
-    ``capacity`` is what is free of the resources in the demands; every one of them must be in it. ``later``
-    are units that will become ready: they count for what it is worth to keep a device for.
+    ``capacity`` is what is free of the resources in the demands; every one of them must be in it.
     """
     pool = Pool(slots, capacity)
     order = sorted(range(len(wishes)), key=lambda index: wishes[index].priority, reverse=True)

@@ -26,8 +26,6 @@ _TEST_DIGITS, _VALIDATION_DIGITS = 360, 270
 _VALIDATION = 5000
 
 _DIGITS_SHA256 = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
-_IDX = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz")
-_IDX_FILES = (*_IDX, "t10k-labels-idx1-ubyte.gz")
 _MD5 = {
     "mnist": {
         "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
