@@ -20,6 +20,7 @@ from ripresa.families.experiments import (
     Diverged,
     ExperimentError,
     aggregation,
+    backends,
     clients,
     datasets,
     poisoning,
@@ -356,6 +357,11 @@ def test_the_cnn_learns(compute):
     assert result["metrics"]["test_accuracy"] > 0.85
 
 
+def test_many_layers_train_at_the_rate_of_few(compute):
+    result = compute({"width_factor": 16, "depth": 64, "rounds": 5})
+    assert result["metrics"]["test_accuracy"] > 0.75
+
+
 def test_poison_harms_the_mean_more_than_the_median(compute):
     plan = {"width_factor": 8, "rounds": 15, "poison_ratio": 0.3}
     clean, mean, median, all_flipped = (
@@ -566,3 +572,12 @@ def test_starting_imports_nothing_heavy(tmp_path):
 )
 def test_a_slot_of_the_cpu_is_no_gpu(environment, visible):
     assert gpu_is_visible(environment) == visible
+
+
+def test_pytorch_that_is_asked_for_must_be_installed(compute, monkeypatch):
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5f1")
+    with pytest.raises(ExperimentError, match="backend torch: PyTorch is not installed") as caught:
+        compute(SMALL, backend="torch")
+    assert classify(f"error: {caught.value}", exit_code=1).failure_class == "environment"
+    assert compute({**SMALL, "rounds": 1}, backend="auto")["backend"] == "numpy"

@@ -5,9 +5,10 @@
 - CNN: a 3x3 convolution to ``width_factor`` channels with ReLU and the mean of 2x2 pixels, ``depth - 1`` more
   3x3 convolutions at that resolution, and a linear layer on all that is left.
 
-Hidden layers from the second on are residual, ``h + relu(h W + b)`` (He et al. 2016), without which 16 or 64
-of them would not train. There is no normalisation over a batch: then the gradient of a batch would not be
-the sum of those of its parts.
+Hidden layers from the second on are residual, h + (relu(h) W + b) / sqrt(depth - 1): the order is that of He
+et al. 2016 (Identity mappings), and the factor lets 64 of them train at the rate of one (Yang et al. 2024,
+Tensor programs VI). There is no normalisation over a batch: then the gradient of a batch would not be the sum
+of those of its parts.
 """
 
 from __future__ import annotations
@@ -52,6 +53,11 @@ def layers(parameters: Mapping[str, Any]) -> list[tuple[Shape, Shape]]:
             channels = factor
         size = (height // 2) * (width // 2) * channels
     return [*found, ((size, CLASSES), (CLASSES,))]
+
+
+def residual_factor(parameters: Mapping[str, Any]) -> float:
+    """What the outputs of residual layers are multiplied with."""
+    return 1 / max(parameters["depth"] - 1, 1) ** 0.5
 
 
 def num_parameters(parameters: Mapping[str, Any]) -> int:

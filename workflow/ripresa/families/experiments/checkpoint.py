@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ripresa.families.experiments.architecture import num_parameters
 from ripresa.families.experiments.weights import Vector
 
 _FORMAT = 1
@@ -45,7 +46,7 @@ class Checkpoint:
     def __init__(self, folder: str, name: str, parameters: Mapping[str, Any]) -> None:
         os.makedirs(folder, exist_ok=True)
         self.path = os.path.join(folder, name + _SUFFIX)
-        self._parameters = dict(parameters)
+        self._identity = [_FORMAT, dict(parameters), num_parameters(parameters)]
 
     def load(self, say: Callable[[str], None] = print) -> State | None:
         """The state in it; None if there is none that can be used, which is said."""
@@ -58,7 +59,7 @@ class Checkpoint:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             say(f"checkpoint {self.path} is damaged ({error}): starting from the first round")
             return None
-        if header["format"] != _FORMAT or header["parameters"] != self._parameters:
+        if [header["format"], header["parameters"], len(weights)] != self._identity:
             say(f"checkpoint {self.path} is of another experiment: starting from the first round")
             return None
         return State(weights, best_weights, **header["state"])
@@ -66,7 +67,7 @@ class Checkpoint:
     def save(self, state: State) -> None:
         """Replace it by this state, at once and for good."""
         fields = {name: value for name, value in vars(state).items() if not isinstance(value, np.ndarray)}
-        header = {"format": _FORMAT, "parameters": self._parameters, "state": fields}
+        header = {"format": _FORMAT, "parameters": self._identity[1], "state": fields}
         with open(self.path + ".tmp", "wb") as file:
             np.savez(file, header=json.dumps(header), weights=state.weights, best_weights=state.best_weights)
             file.flush()

@@ -6,12 +6,13 @@ for the gradient, so that there is one array of them and not one for each layer.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ripresa.families.experiments.architecture import KERNEL, Shape
+from ripresa.families.experiments.architecture import KERNEL, SHAPES, Shape, layers, residual_factor
 from ripresa.families.experiments.weights import matrices
 
 Array = NDArray[Any]
@@ -20,26 +21,23 @@ Array = NDArray[Any]
 class Convolutional:
     """A network that reads its weights, and writes their gradient, in two given vectors.
 
-    ``image`` is the shape of an image, ``most`` the longest batch.
+    ``most`` is the longest batch.
     """
 
     evaluated = 64
     """How many images are best evaluated at once."""
 
-    def __init__(
-        self, shapes: list[tuple[Shape, Shape]], image: Shape, weights: Array, gradient: Array, most: int
-    ) -> None:
-        self.weights = matrices(weights, shapes)
-        self.gradients = matrices(gradient, shapes)
-        height, width, _ = image
-        units = shapes[0][0][-1]
-        self._inner = (height // 2, width // 2, units)
+    def __init__(self, parameters: Mapping[str, Any], weights: Array, gradient: Array, most: int) -> None:
+        shapes = layers(parameters)
+        self._weights, self._gradients = matrices(weights, shapes), matrices(gradient, shapes)
         dtype = weights.dtype
-        self._first = _Patches(most, image, dtype)
-        self._others = _Patches(most, self._inner, dtype)
-        self._active = [np.empty((most, height, width, units), dtype)]
-        self._active += [np.empty((most, *self._inner), dtype) for _ in shapes[1:-1]]
-        self._outputs = [np.empty((most, *self._inner), dtype) for _ in shapes[:-1]]
+        self._factor = dtype.type(residual_factor(parameters))
+        image, channels = SHAPES[parameters["dataset"]], parameters["width_factor"]
+        inner = (image[0] // 2, image[1] // 2, channels)
+        self._first, self._others = _Patches(most, image, dtype), _Patches(most, inner, dtype)
+        self._stem = np.empty((most, *image[:2], channels), dtype)
+        self._hidden, self._added = np.empty((most, *inner), dtype), np.empty((most, *inner), dtype)
+        self._active = [np.empty((most, *inner), dtype) for _ in shapes[1:]]
 
     @staticmethod
     def prepared(images: Array) -> Array:
@@ -49,34 +47,38 @@ class Convolutional:
     def logits(self, inputs: Array) -> Array:
         """The outputs of the last layer (classes, n)."""
         count = len(inputs)
-        active, output = self._active[0][:count], self._outputs[0][:count]
-        self._first.convolve(inputs, self.weights[0], active)
-        np.add(active[:, ::2, ::2], active[:, ::2, 1::2], out=output)
-        output += active[:, 1::2, ::2]
-        output += active[:, 1::2, 1::2]
-        output *= 0.25
-        for number in range(1, len(self._outputs)):
-            before, active, output = output, self._active[number][:count], self._outputs[number][:count]
-            self._others.convolve(before, self.weights[number], active)
-            np.add(before, active, out=output)
-        last = self.weights[-1]
-        return np.dot(last[:-1].T, output.reshape(count, -1).T) + last[-1][:, None]
+        stem, hidden, added = self._stem[:count], self._hidden[:count], self._added[:count]
+        self._first.convolve(inputs, self._weights[0], stem)
+        np.maximum(stem, 0, out=stem)
+        np.add(stem[:, ::2, ::2], stem[:, ::2, 1::2], out=hidden)
+        hidden += stem[:, 1::2, ::2]
+        hidden += stem[:, 1::2, 1::2]
+        hidden *= 0.25
+        for number, active in enumerate(self._active, 1):
+            np.maximum(hidden, 0, out=active[:count])
+            if number < len(self._active):
+                self._others.convolve(active[:count], self._weights[number], added)
+                added *= self._factor
+                hidden += added
+        last, features = self._weights[-1], self._active[-1][:count].reshape(count, -1)
+        return np.dot(last[:-1].T, features.T) + last[-1][:, None]
 
     def backward(self, inputs: Array, d_logits: Array) -> None:
         """Write the gradient, given that of the logits of the last call (classes, n)."""
         count = len(inputs)
-        features = self._outputs[-1][:count].reshape(count, -1)
-        np.dot(features.T, d_logits.T, out=self.gradients[-1][:-1])
-        d_logits.sum(axis=1, out=self.gradients[-1][-1])
-        d_output = np.dot(d_logits.T, self.weights[-1][:-1].T).reshape(count, *self._inner)
-        for number in range(len(self._outputs) - 1, 0, -1):
-            d_active = d_output * (self._active[number][:count] > 0)
-            self._others.gradient(self._outputs[number - 1][:count], d_active, self.gradients[number])
-            d_output += self._others.back(d_active, self.weights[number])
-        d_output *= 0.25
-        d_active = d_output.repeat(2, axis=1).repeat(2, axis=2)
-        d_active *= self._active[0][:count] > 0
-        self._first.gradient(inputs, d_active, self.gradients[0])
+        active = [whole[:count] for whole in self._active]
+        np.dot(active[-1].reshape(count, -1).T, d_logits.T, out=self._gradients[-1][:-1])
+        d_logits.sum(axis=1, out=self._gradients[-1][-1])
+        d_hidden = np.dot(d_logits.T, self._weights[-1][:-1].T).reshape(active[-1].shape)
+        d_hidden *= active[-1] > 0
+        for number in range(len(active) - 1, 0, -1):
+            d_added = d_hidden * self._factor
+            self._others.gradient(active[number - 1], d_added, self._gradients[number])
+            d_hidden += self._others.back(d_added, self._weights[number]) * (active[number - 1] > 0)
+        d_hidden *= 0.25
+        d_stem = d_hidden.repeat(2, axis=1).repeat(2, axis=2)
+        d_stem *= self._stem[:count] > 0
+        self._first.gradient(inputs, d_stem, self._gradients[0])
 
 
 class _Patches:
@@ -89,11 +91,9 @@ class _Patches:
         self._memory = np.empty(most * self._height * self._width * (self._columns + 1), dtype)
 
     def convolve(self, images: Array, weights: Array, out: Array) -> None:
-        """The convolution of images with its ReLU."""
+        """The convolution of images."""
         rows = self._rows(images)
-        flat = out.reshape(len(rows), -1)
-        np.dot(rows, weights, out=flat)
-        np.maximum(flat, 0, out=flat)
+        np.dot(rows, weights, out=out.reshape(len(rows), -1))
 
     def gradient(self, images: Array, d_out: Array, out: Array) -> None:
         """The gradient of the weights, given that of the convolution."""

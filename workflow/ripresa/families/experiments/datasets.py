@@ -1,7 +1,8 @@
 """Data sets of images in ten classes, from local files only, checked against their published checksums.
 
 `digits` comes with scikit-learn. The others are looked for where `torchvision` keeps them below one folder:
-``MNIST/raw`` and ``FashionMNIST/raw`` (IDX files, gzipped), ``cifar-10-batches-py`` (Python version).
+``MNIST/raw`` and ``FashionMNIST/raw`` (IDX files, gzipped), ``cifar-10-batches-py`` (Python version). For
+experiments of a campaign that folder is ``$RIPRESA_DATASETS``, else ``datasets`` in the working directory.
 """
 
 from __future__ import annotations

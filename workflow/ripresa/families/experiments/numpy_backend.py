@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ripresa.families.experiments.architecture import CLASSES, SHAPES, layers, num_parameters
+from ripresa.families.experiments.architecture import CLASSES, num_parameters
 from ripresa.families.experiments.convolution import Convolutional
 from ripresa.families.experiments.dense import Dense
 from ripresa.families.experiments.weights import Vector
@@ -36,8 +36,8 @@ class NumpyBackend:
         self._sum = np.empty(size, dtype) if micro_batch < self._batch else self._gradient
         network: type[Dense] | type[Convolutional]
         network = Dense if parameters["model_type"] == "MLP" else Convolutional
-        image, most = SHAPES[parameters["dataset"]], max(micro_batch, network.evaluated)
-        self._network = network(layers(parameters), image, self._weights, self._gradient, most)
+        most = max(micro_batch, network.evaluated)
+        self._network = network(parameters, self._weights, self._gradient, most)
 
     def load(self, images: Array, labels: NDArray[np.intp]) -> Samples:
         """Samples as the other functions take them."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from ripresa.families.experiments import ExperimentError
-from ripresa.families.experiments.architecture import layers
+from ripresa.families.experiments.architecture import layers, residual_factor
 from ripresa.families.experiments.weights import Vector, matrices
 
 _EVALUATED = 512
@@ -61,6 +61,7 @@ class TorchBackend:
         self._device = torch.device(device)
         self.versions = {"torch": torch.__version__, "device": _name(self._device)}
         self._shapes = layers(parameters)
+        self._factor = residual_factor(parameters)
         self._outputs = _dense if parameters["model_type"] == "MLP" else _convolutional
         self._batch, self._micro = parameters["batch_size"], micro_batch
         self._rate, self._momentum = parameters["learning_rate"], parameters["momentum"]
@@ -87,7 +88,7 @@ class TorchBackend:
                 optimizer.zero_grad()
                 for begin in range(first, stop, self._micro):
                     end = min(begin + self._micro, stop)
-                    outputs = self._outputs(images[begin:end], weights)
+                    outputs = self._outputs(images[begin:end], weights, self._factor)
                     loss = functional.cross_entropy(outputs, labels[begin:end], reduction="sum")
                     (loss / (stop - first)).backward()
                     total += loss.detach()
@@ -102,7 +103,7 @@ class TorchBackend:
         tensors = self._tensors(weights)
         losses, right = [], []
         for images, labels in zip(*(part.split(_EVALUATED) for part in samples), strict=True):
-            outputs = self._outputs(images, tensors)
+            outputs = self._outputs(images, tensors, self._factor)
             losses.append(functional.cross_entropy(outputs.double(), labels, reduction="none"))
             right.append(outputs.argmax(1) == labels)
         return torch.cat(losses).cpu().numpy(), torch.cat(right).cpu().numpy()
@@ -115,21 +116,19 @@ class TorchBackend:
         return [torch.tensor(part, device=self._device) for part in parts]
 
 
-def _dense(images: torch.Tensor, parts: list[torch.Tensor]) -> torch.Tensor:
-    hidden = images
-    for layer in range(0, len(parts) - 2, 2):
-        active = torch.addmm(parts[layer + 1], hidden, parts[layer]).relu()
-        hidden = hidden + active if layer else active
-    return torch.addmm(parts[-1], hidden, parts[-2])
+def _dense(images: torch.Tensor, parts: list[torch.Tensor], factor: float) -> torch.Tensor:
+    hidden = torch.addmm(parts[1], images, parts[0])
+    for layer in range(2, len(parts) - 2, 2):
+        hidden = hidden.add(torch.addmm(parts[layer + 1], hidden.relu(), parts[layer]), alpha=factor)
+    return torch.addmm(parts[-1], hidden.relu(), parts[-2]) if len(parts) > 2 else hidden
 
 
-def _convolutional(images: torch.Tensor, parts: list[torch.Tensor]) -> torch.Tensor:
-    hidden = images
-    for layer in range(0, len(parts) - 2, 2):
-        kernels = parts[layer].permute(3, 2, 0, 1)
-        active = functional.conv2d(hidden, kernels, parts[layer + 1], padding=1).relu()
-        hidden = hidden + active if layer else functional.avg_pool2d(active, 2)
-    return torch.addmm(parts[-1], hidden.permute(0, 2, 3, 1).flatten(1), parts[-2])
+def _convolutional(images: torch.Tensor, parts: list[torch.Tensor], factor: float) -> torch.Tensor:
+    kernels = [part.permute(3, 2, 0, 1) for part in parts[:-2:2]]
+    hidden = functional.avg_pool2d(functional.conv2d(images, kernels[0], parts[1], padding=1).relu(), 2)
+    for kernel, biases in zip(kernels[1:], parts[3:-2:2], strict=True):
+        hidden = hidden.add(functional.conv2d(hidden.relu(), kernel, biases, padding=1), alpha=factor)
+    return torch.addmm(parts[-1], hidden.relu().permute(0, 2, 3, 1).flatten(1), parts[-2])
 
 
 def _name(device: torch.device) -> str:

@@ -18,17 +18,13 @@ Vector = NDArray[np.float32]
 def initial(parameters: Mapping[str, Any]) -> Vector:
     """Random weights before training: normal of variance 2 / inputs (He et al. 2015), biases 0.
 
-    Those of the residual layers are smaller by the root of their number, so that what they add up to does not
-    grow with the depth (as in De and Smith 2020). The last layer has no ReLU: variance 1 / inputs.
+    After the last layer there is no ReLU: 1 / inputs.
     """
     rng = stream(parameters["seed"], Purpose.WEIGHTS)
     shapes = layers(parameters)
-    residual = max(len(shapes) - 2, 1)
     parts = []
     for number, (weights, biases) in enumerate(shapes):
         variance = (1 if number == len(shapes) - 1 else 2) / prod(weights[:-1])
-        if 0 < number < len(shapes) - 1:
-            variance /= residual
         values = rng.standard_normal(prod(weights), np.float32) * np.float32(variance**0.5)
         parts += [values, np.zeros(prod(biases), np.float32)]
     return np.concatenate(parts)
