@@ -294,12 +294,11 @@ def test_gradients_are_those_of_finite_differences(model):
         assert found[number] == pytest.approx((losses[0] - losses[1]) / 2e-5, rel=1e-5, abs=1e-8)
 
 
-@given(st.sampled_from(MODELS[:5]), st.integers(1, 9), st.integers(2, 8), st.data())
+@given(st.sampled_from(MODELS[:5]), st.integers(1, 40), st.data())
 @settings(max_examples=40, deadline=None)
-def test_a_micro_batch_gives_the_gradient_of_the_batch(model, micro, parts, data):
-    """Within the rounding of the numbers, also where a batch is not full."""
-    batch = micro * parts
-    samples = data.draw(st.integers(1, batch))
+def test_a_micro_batch_gives_the_gradient_of_the_batch(model, batch, data):
+    """Within rounding, also where it does not divide the batch, or the batch is not full."""
+    micro, samples = data.draw(st.integers(1, batch)), data.draw(st.integers(1, batch))
     rng = np.random.default_rng(samples)
     parameters = canonical({**model, "batch_size": batch, "learning_rate": 1, "momentum": 0})
     images, labels = rng.standard_normal((samples, 8, 8, 1)), rng.integers(10, size=samples)
@@ -358,8 +357,8 @@ def test_the_cnn_learns(compute):
 
 
 def test_many_layers_train_at_the_rate_of_few(compute):
-    result = compute({"width_factor": 16, "depth": 64, "rounds": 5})
-    assert result["metrics"]["test_accuracy"] > 0.75
+    result = compute({"width_factor": 12, "depth": 64, "rounds": 4})
+    assert result["metrics"]["test_accuracy"] > 0.6
 
 
 def test_poison_harms_the_mean_more_than_the_median(compute):
@@ -420,7 +419,7 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(tmp_path, monkeypatch, ch
 
 
 def test_kill_9_costs_no_more_than_a_round(tmp_path):
-    plan = {"width_factor": 16, "rounds": 60, "patience": 60, "batch_size": 8}
+    plan = {"width_factor": 16, "rounds": 25, "patience": 25, "batch_size": 8}
     progress = tmp_path / "progress"
     command = [
         sys.executable,
@@ -438,11 +437,11 @@ def test_kill_9_costs_no_more_than_a_round(tmp_path):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
     done, total = map(int, progress.read_text().split())
-    assert total == 60 and not (tmp_path / "out.json").exists()
+    assert total == 25 and not (tmp_path / "out.json").exists()
     again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
     resumed = int(re.match(r"resuming after round (\d+)\n", again.stdout)[1])
     assert done <= resumed <= done + 1
-    assert progress.read_text().split() == ["60", "60"]
+    assert progress.read_text().split() == ["25", "25"]
     undisturbed = running.run(plan, str(tmp_path / "a.json"), str(tmp_path / "a"))
     assert comparable(json.loads((tmp_path / "out.json").read_text())) == comparable(undisturbed)
 
@@ -535,7 +534,7 @@ def test_weights_that_overflow_at_the_server_diverge():
     ("parameters", "words", "message"),
     [
         ({"rounds": 0}, [], "error: invalid parameters: rounds: 0 is not allowed, must be a whole number"),
-        ({}, ["--micro-batch", "5"], "error: micro-batch: 5 is no divisor of 32"),
+        ({}, ["--micro-batch", "33"], "error: invalid micro-batch 33: must be from 1 to batch_size"),
     ],
 )
 def test_errors_are_one_line(tmp_path, parameters, words, message):

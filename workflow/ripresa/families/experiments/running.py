@@ -30,21 +30,24 @@ def run(
 ) -> dict[str, Any]:
     """Compute an experiment, resuming from its checkpoint if there is one, and write its result.
 
-    ``micro_batch`` is how many samples of a batch are computed at a time: a divisor of the batch size, which
-    is taken if none is given. Returns the result. ExperimentError for what cannot be computed.
+    ``micro_batch`` is how many samples of a batch are computed at a time; all if it is not given. Returns the
+    result. ExperimentError for what cannot be computed.
     """
     began, started = time.perf_counter(), datetime.now(UTC)
     parameters = canonical(given)
     name = digest(parameters)
-    micro_batch = micro_batch or parameters["batch_size"]
-    if micro_batch < 0 or parameters["batch_size"] % micro_batch:
-        raise ExperimentError(f"micro-batch: {micro_batch} is no divisor of {parameters['batch_size']}")
+    batch = parameters["batch_size"]
+    micro_batch = batch if micro_batch is None else micro_batch
+    if not 1 <= micro_batch <= batch:
+        raise ExperimentError(
+            f"invalid micro-batch {micro_batch}: must be from 1 to batch_size, which is {batch}"
+        )
     remove_finished(checkpoints, _results(output))
-    dataset = datasets.load(parameters["dataset"], os.environ.get("RIPRESA_DATASETS", "datasets"))
     chosen = backends.choose(backend, parameters, micro_batch)
+    folder = os.environ.get("RIPRESA_DATASETS", "datasets")
     means = {"backend": chosen.name, "micro_batch": micro_batch, **chosen.versions}
     with np.errstate(all="ignore"):  # what matters shows in the losses
-        federation = Federation(parameters, dataset, chosen)
+        federation = Federation(parameters, datasets.load(parameters["dataset"], folder), chosen)
         outcome = train(parameters, federation, Checkpoint(checkpoints, name, parameters), means, report)
     found = result.document(name, parameters, outcome)
     found |= {
