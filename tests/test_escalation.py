@@ -230,6 +230,22 @@ json.dump({"batch": batch, "effective": batch * steps}, open(sys.argv[3], "w"))
     assert len({record["command_sha256"] for record in campaign.history(1)}) == 1, digests
 
 
+def test_each_unit_starts_from_an_amount_of_its_own(campaign: Campaign) -> None:
+    command = (
+        "if [ {resources.batch_size} -gt 3 ]; then echo 'CUDA out of memory'; exit 1; fi; "
+        "echo {resources.batch_size} > {output}"
+    )
+    campaign.rule(
+        command,
+        parameters='{"n": 1, "batch": 12}, {"n": 2, "batch": 8}, {"n": 3, "batch": 12}',
+        names=("batch_size",),
+        batch_size='lambda p: p["batch"], like=("batch",)',
+    )
+    assert campaign() == 0, campaign.said
+    assert campaign.amounts(2, "batch_size") == [8, 4, 2]
+    assert sorted(campaign.amounts(n, "batch_size") for n in (1, 3)) == [[3], [12, 6, 3]], "one learns"
+
+
 def test_a_batch_of_one_that_fails_is_the_end(campaign: Campaign) -> None:
     command = "echo 'CUDA out of memory: batch {resources.batch_size}'; exit 1; touch {output}"
     campaign.rule(command, names=("batch_size",), batch_size="4")

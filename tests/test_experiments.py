@@ -467,3 +467,41 @@ def test_a_study_moves_over_and_is_completed(checkout):
     planned = checkout.ask("plan")
     assert {rule["rule"]: rule["units"] for rule in planned["rules"]}["experiment"] == 4 + 4
     assert not [unit for unit in planned["units"] if "defence" in unit["target"]]
+
+
+HUNGRY = """
+import os, sys
+words = sys.orig_argv
+trains = any(word.endswith("experiment_run.py") for word in words)
+if trains and int(words[words.index("--micro-batch") + 1]) > 20:
+    print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", flush=True)
+    os._exit(1)
+"""
+
+
+@pytest.mark.slow
+def test_want_of_gpu_memory_makes_the_parts_of_a_batch_smaller_and_not_the_batch(checkout):
+    """A `sitecustomize` fails as PyTorch does while more than 20 samples are computed at a time."""
+    (checkout.directory / "hungry").mkdir()
+    (checkout.directory / "hungry" / "sitecustomize.py").write_text(HUNGRY)
+    batches = section(
+        defaults={**QUICK, "rounds": 2}, seeds=[7], phases=sweeps(batches={"batch_size": [64, 48]})
+    )
+    checkout.configure(batches)
+    table_file = "runs/study/experiments/batches/results.csv"
+    checkout.call(
+        "snakemake",
+        "--rerun-incomplete",
+        "--cores",
+        "1",
+        table_file,
+        first=str(checkout.directory / "hungry"),
+    )
+    for digest, one in union(phases(batches)).items():
+        result = table.load(table.result_path(checkout.run.dir, digest))
+        history = attempts.read(checkout.run, f"experiments/{digest}.json")
+        amounts = [int(record["resources"]["batch_size"]) for record in history]
+        size = one["batch_size"]
+        assert amounts == {64: [64, 32, 16], 48: [48, 24, 12]}[size]
+        assert [record["failure_class"] for record in history] == ["gpu_memory", "gpu_memory", None]
+        assert (result["micro_batch"], result["parameters"]["batch_size"]) == (amounts[-1], size)
