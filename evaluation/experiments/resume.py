@@ -179,9 +179,9 @@ def verdict(calm: Study, stormy: Study, experiments: dict[str, Any]) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--experiments", type=int, default=30)
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--kills", type=int, default=40)
-    parser.add_argument("--longest", type=float, default=2.0, help="seconds between two kills at most")
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--kills", type=int, default=60)
+    parser.add_argument("--longest", type=float, default=1.5, help="seconds between two kills at most")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--short", action="store_true", help="6 experiments, 6 kills")
     arguments = parser.parse_args()
