@@ -15,7 +15,7 @@ import yaml
 from ripresa.configuration.settings import _checker
 from ripresa.families.experiments import ExperimentError, migration, parameters, plots, summary, table
 from ripresa.families.experiments.plan import phases, plan, union
-from ripresa.journal import attempts, controller
+from ripresa.journal import attempts, controller, foreign, leases
 from ripresa.journal.paths import Run
 
 ROOT = Path(__file__).parents[1]
@@ -258,7 +258,7 @@ FOREIGN = {
 }
 
 
-def foreign(path, *changes):
+def foreign_table(path, *changes):
     """A table of another manager: a row for each set of changes."""
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, table.COLUMNS[::-1])
@@ -268,7 +268,7 @@ def foreign(path, *changes):
 
 
 def taken(tmp_path, *changes, config=STUDY, state=None):
-    return migration.read(union(phases(config)), [foreign(tmp_path / "results.csv", *changes)], state)
+    return migration.read(union(phases(config)), [foreign_table(tmp_path / "results.csv", *changes)], state)
 
 
 def kinds(found):
@@ -412,7 +412,7 @@ def checkout(tmp_path):
 
 
 def test_a_study_moves_over_and_is_completed(checkout):
-    there = foreign(checkout.directory / "old.csv", {}, {"seed": "8"}, {"seed": "11"})
+    there = foreign_table(checkout.directory / "old.csv", {}, {"seed": "8"}, {"seed": "11"})
     digests = list(union(phases(STUDY)))
     targets = [f"experiments/{digest}.json" for digest in digests]
 
@@ -429,7 +429,7 @@ def test_a_study_moves_over_and_is_completed(checkout):
     before = Path(checkout.run.path(targets[0])).read_bytes()
     answer = checkout.ask("import", "--table", there, code=1)
     assert (answer["imported"], answer["present"]) == ([], targets[:2])
-    other = foreign(checkout.directory / "other.csv", {"mean_test_loss": "0.5"})
+    other = foreign_table(checkout.directory / "other.csv", {"mean_test_loss": "0.5"})
     assert checkout.ask("import", "--table", other, code=1)["counts"] == {"different": 1}
     assert len(attempts.read(checkout.run, targets[0])) == 1
 
@@ -467,6 +467,27 @@ def test_a_study_moves_over_and_is_completed(checkout):
     planned = checkout.ask("plan")
     assert {rule["rule"]: rule["units"] for rule in planned["rules"]}["experiment"] == 4 + 4
     assert not [unit for unit in planned["units"] if "defence" in unit["target"]]
+
+
+def test_nothing_is_published_over_what_somebody_works_on(tmp_path):
+    run = Run(tmp_path / "runs" / "x")
+
+    def write(path):
+        Path(path).write_text("{}")
+
+    def publish(name, how=write):
+        return foreign.publish_foreign(run, name, "experiment", "imported from t.csv:2", how)
+
+    assert publish("a.json", lambda path: "would be invalid") == "would be invalid"
+    assert not os.path.exists(run.path("a.json")) and attempts.read(run, "a.json") == []
+    assert publish("a.json") is None
+    assert publish("a.json") == "is there already"
+    lease = leases.acquire(run, "b.json")
+    lease.write({"pid": os.getpid(), "attempt": 1})
+    assert publish("b.json") == "is being executed right now"
+    os.close(lease.fd)
+    assert "was interrupted" in publish("b.json")
+    assert os.listdir(run.leases) == ["b.json.lock"] and attempts.read(run, "b.json") == []
 
 
 HUNGRY = """

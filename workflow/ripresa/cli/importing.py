@@ -10,6 +10,7 @@ from typing import Any
 
 from ripresa.cli import experiments, runs
 from ripresa.cli.answers import Answer, Refusal, Table, count, cut
+from ripresa.cli.snakemake import configuration
 from ripresa.families.experiments import ExperimentError, migration, table
 from ripresa.families.experiments.plan import union
 from ripresa.journal import controller, foreign
@@ -50,7 +51,7 @@ def answer(arguments: argparse.Namespace) -> Answer:
     }
     left_out = (*migration.LEFT_OUT, DIFFERENT, HELD_BACK)
     failed = any(finding.kind in left_out for finding in findings)
-    return Answer(document, lambda: _text(document), int(failed))
+    return Answer(document, lambda: _text(document, arguments.run), int(failed))
 
 
 def _publish(
@@ -100,7 +101,7 @@ def _write(document: dict[str, Any], path: str) -> str | None:
     return None
 
 
-def _text(document: dict[str, Any]) -> Iterable[str | Table]:
+def _text(document: dict[str, Any], run_id: str | None) -> Iterable[str | Table]:
     yield (
         f"run {document['run_id']}: {count(len(document['imported']), 'result')} imported from "
         f"{count(document['rows'], 'row')}, {len(document['present']):,} were there already; "
@@ -115,4 +116,5 @@ def _text(document: dict[str, Any]) -> Iterable[str | Table]:
             yield f"... and {hidden:,} more; --json lists all"
     if document["imported"] and document["to_compute"]:
         yield ""
-        yield "to do: `snakemake --rerun-incomplete` computes the rest"
+        words = " ".join(["snakemake", "--rerun-incomplete", *configuration(run_id)])
+        yield f"to do: `{words}` computes the rest"
