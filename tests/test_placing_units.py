@@ -214,6 +214,7 @@ def test_what_a_killed_controller_left_keeps_its_device(tmp_path, locks):
     wait_until(lambda: (leases.owner(campaign.run.controller) or {}).get("pid") == second.pid, 30)
     time.sleep(2.0)
     assert second.poll() is None and campaign.executions() == ["a"]
+    assert "on g0" in campaign.ripresa("watch --run test --once")
     (tmp_path / "go").touch()
     said = second.communicate(timeout=60)[0]
     assert second.returncode == 0, said

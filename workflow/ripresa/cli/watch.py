@@ -191,6 +191,8 @@ def _about(watched: Watched, unit: dict[str, Any]) -> str:
     """What a unit waits for, or why it failed; where SLURM has its job, which and in what state."""
     found = state.UnitState(**{name: unit[name] for name in state.UnitState._fields})
     job, parts = unit["job"], []
+    if unit["device"] and unit["state"] == state.RUNNING:
+        parts.append(f"on {unit['device']}")
     if job and job["job"] and unit["state"] == state.RUNNING:
         parts.append(f"job {job['job']}")
     else:
