@@ -385,9 +385,11 @@ class Checkout:
     def configure(self, config):
         (self.directory / "config/experiments.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
-    def call(self, *words, code=0):
-        """Call snakemake or ripresa; returns its standard output."""
+    def call(self, *words, code=0, first=""):
+        """Call snakemake or ripresa, modules of a folder first; returns its standard output."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RIPRESA_")}
+        paths = [first, os.environ.get("PYTHONPATH", "")]
+        environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         program = shutil.which(words[0], path=Path(sys.executable).parent)
         done = subprocess.run(
             [program, *words[1:]],

@@ -377,9 +377,9 @@ def test_a_killed_controller_costs_nothing(campaign, slurm):
 
 def test_a_job_that_runs_another_command_by_now_is_replaced(campaign, slurm):
     campaign.units(a=1)
-    campaign.does("a", "until [ -e go ]; do sleep 0.05; done")
+    campaign.does("a", "touch waits; until [ -e go ]; do sleep 0.05; done")
     first = campaign.start()
-    campaign.running("a")
+    wait_until((campaign.directory / "waits").exists, 30)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     campaign.units(a=2)
