@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ripresa.cli import main, runs
-from ripresa.journal import leases, processes, records
+from ripresa.cli import estimates, main, runs
+from ripresa.journal import clock, leases, processes, records
 from ripresa.journal.paths import Run
 
 ROOT = Path(__file__).parents[1]
@@ -433,6 +433,41 @@ def test_plan_before_the_first_start_and_with_a_refusal(tmp_path):
     campaign(tmp_path)
     assert len(document(tmp_path, "plan")["units"]) == 5
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_budget_refuses_before_anything_was_measured(tmp_path):
+    """By a guess first, then by what the same rule took in another run of the checkout."""
+    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    for name, content in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    with (tmp_path / "config/config.yaml").open("a") as config:
+        config.write("budget: {core_hours: 0.1}\n")
+    done = ripresa(tmp_path, "plan", code=1)
+    assert re.search(
+        r"core-hours, a guess, are beyond the budget of 0.1 .*`ripresa plan --yes` confirms it", done.stderr
+    )
+    assert "  5 units by a guess: nothing was measured yet" in done.stdout
+    between = re.search(r"in 90% of cases between .*, (\S+) and (\S+) core-hours", done.stdout)
+    assert between and float(between[2]) > 10 * float(between[1])
+    for run_id, seconds in (("old", 9000), ("newer", 36)):
+        other = Run(tmp_path / "runs" / run_id)
+        for number in range(8):
+            times = {"started": clock.iso(1e9), "ended": clock.iso(1e9 + seconds)}
+            unit = {"target": f"work/{number}.txt", "rule": "make"}
+            records.append(other.units, unit)
+            records.append(
+                other.attempts(unit["target"]), {"attempt": 1, "outcome": "published", **unit, **times}
+            )
+    os.utime(tmp_path / "runs/old/journal/units.jsonl", (1e9, 1e9))
+    found = document(tmp_path, "plan", "--placement")
+    estimate, end = found["estimate"], found["placement"]["end"]
+    assert estimate["core_hours"] == 0.05
+    assert estimate["from"] == [{"rule": "make", "run_id": "newer", "units": 8}]
+    assert estimate["interval"]["core_hours"][0] < 0.05 < estimate["interval"]["core_hours"][1] < 0.2
+    told = "  5 units by what 8 units of run newer took, as this run has published none of their rule"
+    assert told in estimates.lines(estimate)
+    assert end["guessed"] == 0 and end["low_s"] <= end["expected_s"] <= end["high_s"] < 600
 
 
 def test_plan_of_a_strict_campaign(copy):

@@ -94,8 +94,12 @@ def test_a_plan_is_checked_estimated_and_kept(folder: Path) -> None:
         "host_hours": 2.0,
         "core_hours": 24.0,
         "gpu_hours": 0.5,
-        "basis": {"journal": 0, "runtime": 4, "unknown": 0},
+        "interval": found["estimate"]["interval"],
+        "basis": {"journal": 0, "other_runs": 0, "runtime": 4, "guess": 0, "unknown": 0},
+        "from": [],
     }
+    low, high = found["estimate"]["interval"]["core_hours"]
+    assert 0 < low < high == 24.0, "no unit takes longer than its time limit"
 
     assert found["manifest"] == "runs/small/plan.json"
     assert [path.name for path in (folder / "runs/small").iterdir()] == ["plan.json"]
@@ -152,15 +156,15 @@ def test_hours_come_from_the_journal_or_from_time_limits(tmp_path: Path) -> None
     run = Run(tmp_path / "small")
     units = [unit(runtime=30, gpu=2), unit(runtime=30, gres="gpu:a100:3", nodes=2), unit(), unit(gpu="x")]
     found = estimates.estimate(run, units)
-    assert found["basis"] == {"journal": 0, "runtime": 2, "unknown": 2}
+    assert found["basis"] == {"journal": 0, "other_runs": 0, "runtime": 2, "guess": 0, "unknown": 2}
     assert (found["host_hours"], found["core_hours"], found["gpu_hours"]) == (1, 2, 4)
-    assert "2 units of unknown duration, not counted" in estimates.described(found)
+    assert "  2 units without a guard, so of unknown duration, not counted" in estimates.lines(found)
     records.append(run.units, {"target": "work/gone.txt", "rule": "make"})
     times = {"started": clock.iso(1e9), "ended": clock.iso(1e9 + 360)}
     record = {"attempt": 1, "target": "work/gone.txt", "rule": "make", "outcome": "published", **times}
     records.append(run.attempts("work/gone.txt"), record)
     found = estimates.estimate(run, units)
-    assert found["basis"] == {"journal": 4, "runtime": 0, "unknown": 0}
+    assert (found["basis"]["journal"], sum(found["basis"].values())) == (4, 4)
     assert (found["host_hours"], found["core_hours"], found["gpu_hours"]) == (0.4, 0.8, 0.8)
     assert estimates.beyond(found, {"core_hours": 0.8, "gpu_hours": 1}) == []
     assert len(estimates.beyond(found, {"host_hours": 0, "gpu_hours": 0.5})) == 2

@@ -27,12 +27,14 @@ def placement(
     section `devices` of the configuration, None for that with which the run started last; ``arguments`` are
     those for snakemake, of which ``--cores`` counts. Times are in s from now.
     """
-    from ripresa.placement.durations import Durations
-    from ripresa.placement.forecast import LEVEL, Job, forecast
+    from ripresa.placement.experience import experience
+    from ripresa.placement.forecast import Job, forecast
     from ripresa.placement.occupancy import with_cores, written
+    from ripresa.placement.scenarios import LEVEL
 
     settings = _settings(run, settings)
-    cores, durations = _cores(arguments), Durations.of(run)
+    jobs = list(jobs)
+    cores, durations = _cores(arguments), experience(run, {job["rule"] for job in jobs}).durations
     there = _devices(run, settings)
     listed = [
         Job(

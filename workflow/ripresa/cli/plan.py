@@ -207,7 +207,7 @@ def _text(document: dict[str, Any], held: list[dict[str, Any]]) -> Iterable[str 
         yield ""
         yield Table(("RULE", "UNITS", "WHY"), [_rule_row(rule) for rule in document["rules"]])
         yield ""
-        yield estimates.described(document["estimate"])
+        yield from estimates.lines(document["estimate"])
     if document["placement"]:
         yield ""
         yield from placement.lines(document["placement"])

@@ -1,6 +1,7 @@
 """How long the units of a rule take, learnt from the journal."""
 
 import math
+from collections.abc import Container
 from typing import Any
 
 from ripresa.journal import clock, records
@@ -29,15 +30,21 @@ class Durations:
     def of(cls, run: Run) -> "Durations":
         """Learn from a sample of the attempts of a run, bounded per rule and not in its size."""
         durations = cls()
+        durations.read(run)
+        return durations
+
+    def read(self, run: Run, rules: Container[str] | None = None) -> None:
+        """Learn such a sample of another run, too, of all rules or of some."""
         looked_at: dict[str, int] = {}
         for unit in records.iterate(run.units):
             rule, target = unit.get("rule"), unit.get("target")
             if not isinstance(rule, str) or not isinstance(target, str):
                 continue
+            if rules is not None and rule not in rules:
+                continue
             looked_at[rule] = looked_at.get(rule, 0) + 1
-            if looked_at[rule] <= LOOKED_AT and durations._sums.get(rule, (0, 0.0))[0] < SAMPLE:
-                durations.learn(records.last(run.attempts(target)))
-        return durations
+            if looked_at[rule] <= LOOKED_AT and self.number(rule) < SAMPLE:
+                self.learn(records.last(run.attempts(target)))
 
     def learn(self, record: dict[str, Any] | None) -> bool:
         """Take in an attempt record; says whether the rank of its rule changed."""
@@ -62,6 +69,10 @@ class Durations:
     def predict(self, rule: str, cost: str, kind: str) -> Prediction:
         """The duration to expect of a unit; with nothing known, larger costs take longer."""
         return self._models.setdefault(rule, CostModel()).predict(cost, kind)
+
+    def number(self, rule: str) -> int:
+        """How many units of a rule are known."""
+        return self._sums.get(rule, (0, 0.0))[0]
 
     def expected(self, rule: str | None) -> float | None:
         """Mean duration in seconds, or None if nothing is known."""

@@ -6,6 +6,7 @@ The scheduler itself is played through, on a clock of its own.
 import heapq
 import math
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
@@ -19,15 +20,13 @@ from ripresa.placement.inventory import Device
 from ripresa.placement.occupancy import Use, slots
 from ripresa.placement.packing import LOAD, Demand, Solver
 from ripresa.placement.ready import Kind, Ready
-
-LEVEL = 0.9
-"""The end lies in the interval with this probability, if the predictions are as good as they claim to be."""
+from ripresa.placement.scenarios import Sort, interval, scenarios
 
 STEPS = 20
 """Durations count as equal if they are less than 5 % apart: there are so many steps to a factor of e."""
 
-_DRAWS, _UNITS = 200, 40_000
-"""So often the durations are drawn for the interval, less often with many units."""
+_DRAWS, _UNITS = 100, 40_000
+"""So many scenarios there are for the interval, fewer with many units."""
 
 
 class Job(NamedTuple):
@@ -132,27 +131,26 @@ class _Play:
     def interval(self, placed: Sequence[Placed], end: float) -> tuple[float, float]:
         """Between which times the last unit ends.
 
-        Durations are drawn again and again, and each time units start in the same order, each on the first
-        device of its kind that is free.
+        In each scenario units start in the same order, each on the first device of its kind that is free.
         """
         if not placed:
             return 0.0, 0.0
         draws = max(30, min(_DRAWS, _UNITS // len(placed)))
         chance = random.Random(0)
-        spreads = [self._spread(unit) for unit in placed]
-        drawn = sorted(self._drawn(placed, spreads, chance) for _ in range(draws))
-        tail = (1 - LEVEL) / 2
-        return min(drawn[int(tail * draws)], end), max(drawn[math.ceil((1 - tail) * draws) - 1], end)
+        sorts = [self._sort(unit) for unit in placed]
+        drawn = [
+            self._drawn(placed, [spreads[sort].seconds(chance) for sort in sorts])
+            for spreads in scenarios(self._durations, Counter(sorts), draws, chance)
+        ]
+        return interval(drawn, end)
 
-    def _drawn(self, placed: Sequence[Placed], spreads: Sequence[float], chance: random.Random) -> float:
-        """When the last unit ends, with durations from their distributions."""
+    def _drawn(self, placed: Sequence[Placed], lasting: Sequence[float]) -> float:
+        """When the last unit ends if they last so long, in s."""
         part = math.gcd(WHOLE, *(unit.share for unit in placed))
         lanes = {device.name: [0.0] * (WHOLE // part) for device in self._devices}
         cores = [0.0] * self._cores
         ends: dict[str, float] = {}
-        for unit, spread in zip(placed, spreads, strict=True):
-            # Log-normal, with the mean that was predicted.
-            factor = math.exp(chance.gauss(-spread * spread / 2, spread)) if spread else 1.0
+        for unit, seconds in zip(placed, lasting, strict=True):
             mine, width = self._cores_of(unit.target), unit.share // part
             kind = [lanes[name] for name in self._fitting(unit)]
             kind.sort(key=lambda lane: lane[width - 1])
@@ -164,7 +162,7 @@ class _Play:
                 *(ends.get(need, 0.0) for need in needs),
                 0.0,
             )
-            end = ends[unit.target] = begin + factor * (unit.end - unit.start)
+            end = ends[unit.target] = begin + seconds
             for lane, number in [(cores, mine), *((lane, width) for lane in taken)]:
                 lane[:number] = [end] * number
                 lane.sort()
@@ -216,8 +214,9 @@ class _Play:
         job = self._jobs[target]
         return self._durations.predict(job.rule, str(job.resources.get("cost") or ""), kind)
 
-    def _spread(self, unit: Placed) -> float:
-        return self._predict(unit.target, unit.kind or CPU).spread
+    def _sort(self, unit: Placed) -> Sort:
+        cost = str(self._jobs[unit.target].resources.get("cost") or "")
+        return Sort(unit.rule, cost, unit.kind or CPU)
 
     def _memory_mb(self, target: str) -> int:
         memory_mb = self._jobs[target].resources.get("gpu_mem_mb")
