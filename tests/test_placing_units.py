@@ -9,7 +9,7 @@ import pytest
 
 from conftest import Campaign, wait_until
 from ripresa.dsl import SweepError, Units, devices, open_run
-from ripresa.journal import attempts, clock, exclusions, leases, records
+from ripresa.journal import attempts, clock, exclusions, leases, records, state
 from ripresa.journal import devices as leased
 from ripresa.journal.paths import Run
 from ripresa.placement import asking, assigned
@@ -372,3 +372,37 @@ def test_hours_count_parts_of_gpus_by_what_units_cost(tmp_path):
     whole, half = hours(cost="model=large"), hours(cost="model=large", gpu_share=50)
     assert half == pytest.approx(whole / 2, abs=0.001)
     assert hours({"x": "cpu"}, device_kinds="gpu,cpu") == 0.0
+
+
+# What status says of those that wait
+
+
+def test_a_unit_that_goes_to_any_device_waits_for_none_while_one_is_free(guard, locks, monkeypatch):
+    """It failed on one that is in use, or whose breaker is open, and there is another; then there is none."""
+    run, target = guard.run, guard.target
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    records.write_json(run.device_settings, {"gpus": ["g0", "g1", "g2"]})
+    exclusions.exclude(run, "g2", "Xid 79", target="x", attempt=1)
+
+    def waits(kinds="gpu"):
+        records.write_lines(run.units, [{"target": target, "rule": "rule", "device_kinds": kinds}])
+        found = state.state_of(run, target).waits_for
+        return found and (found["what"], found["names"])
+
+    assert guard("echo 'slurmstepd: error: NODE FAILURE'; exit 1", resources=["gpu_device=g0"]) == 1
+    (first,) = leased.take("g0")
+    first.sign({})
+    assert waits() is None and waits("") == ("device", ["g0"]), "unless its rule names the device"
+    (second,) = leased.take("g1@50")
+    second.sign({})
+    assert waits() == ("device", ["g0", "g1"]) and waits("gpu,cpu") is None
+    first.release()
+    assert waits() is None
+    entry = {"state": "open", "opened_at": clock.iso(), "until": clock.iso(time.time() + 60), "failures": 5}
+    records.write_json(run.breakers, {"gpu:g0": entry})
+    assert waits() == ("device", ["g1"])
+    second.release()
+    assert waits() is None
+    assert waits("") == ("breaker", ["gpu:g0"]) and state.state_of(run, target).state == state.WAITING
+    records.write_json(run.breakers, {"gpu:g0": entry, "gpu:g1": entry})
+    assert waits() == ("breaker", ["gpu:g0", "gpu:g1"])

@@ -44,11 +44,12 @@ def devices(
         _number(where, gpu)
     if not callable(memory_mb) and not 0 <= memory_mb < math.inf:
         raise SweepError(where, f"memory_mb {memory_mb!r} is not 0 or more")
+    units.device_kinds = ",".join(kinds)
     return {
         "gpu": _each(gpu, lambda amount: _number(where, amount)[0] if amount else 0),
         "gpu_share": _each(gpu, lambda amount: _number(where, amount)[1] if amount else 100),
         "gpu_mem_mb": _each(memory_mb, math.ceil),
-        "device_kinds": ",".join(kinds),
+        "device_kinds": units.device_kinds,
         "gpu_device": lambda wildcards: assigned.of(units.pattern.format(**dict(wildcards.items()))),
     }
 

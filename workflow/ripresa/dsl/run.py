@@ -112,6 +112,9 @@ class Campaign:
                 upstream = {named.get(other) for other in needs.get(path, ())}
                 units[target] = _unit(target, rule, None, sorted(filter(None, upstream)))
         for group in self.units:
+            for target in group if group.device_kinds else ():
+                if target in units:
+                    units[target]["device_kinds"] = group.device_kinds
             for path, reason in group.skipped:
                 target = self.run.target_of(path)
                 if target is not None:

@@ -61,6 +61,8 @@ class Units:
         self.pattern = pattern
         self.directory = run.current().dir
         self.skipped: list[tuple[str, str]] = []
+        self.device_kinds = ""
+        """Kinds of the devices that they ask for; see `ripresa.dsl.devices`."""
         self._units: dict[str, Parameters] = {}
         self._known: dict[str, dict[str, str]] = {}
         try:

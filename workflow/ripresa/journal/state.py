@@ -178,7 +178,7 @@ class _Look:
             state = _decided(record)
             reason = record.get("evidence")
             if state == PENDING and record.get("decision") == "retry":
-                waits = self._withheld(record)
+                waits = self._withheld(record, str(unit.get("device_kinds") or ""))
                 not_before = waits["until"] if waits else None
                 state = WAITING if not_before else PENDING
         return UnitState(
@@ -194,9 +194,12 @@ class _Look:
             waits_for=waits,
         )
 
-    def _withheld(self, record: dict[str, Any]) -> dict[str, Any] | None:
-        """The backoff or the breaker that keeps a unit from its next attempt, whichever ends last."""
+    def _withheld(self, record: dict[str, Any], kinds: str) -> dict[str, Any] | None:
+        """The backoff or the breaker that keeps a unit from its next attempt, whichever ends last; else the
+        devices, of which the unit gets any of these ``kinds`` if it asks for some."""
         table, now = self._breakers, self._now
+        if kinds:
+            record = {**record, "scopes": _scopes_elsewhere(record)}
         backoff = _backoff(record, now)
         opens = breaker.held_until(table, record, now, self._here) if table else 0.0
         until = max(backoff, opens)
@@ -208,8 +211,31 @@ class _Look:
         probed = [scope for scope, entry in covering if self._probed(scope, entry)]
         if probed:
             return _waits("breaker", probed)
-        used = devices.lacking(_text(record, "device")) if record.get("host") == self._here else []
-        return _waits("device", [f"{name}{_by(devices.holders(name))}" for name in used]) if used else None
+        if record.get("host") != self._here:
+            return None
+        if kinds:
+            return self._placeless(record, kinds.split(","))
+        used = devices.lacking(_text(record, "device"))
+        return _used(used) if used else None
+
+    def _placeless(self, record: dict[str, Any], kinds: list[str]) -> dict[str, Any] | None:
+        """Why no device is free for a unit that asks for one, as far as this machine can tell."""
+        if self._here != os.uname().nodename:
+            return None
+        from ripresa.placement.awaited import awaited
+
+        table, now = self._breakers, self._now
+        lives = breaker.alive(self._run)
+        found = awaited(
+            self._run,
+            kinds,
+            record,
+            lambda scope: breaker.allowance(table, scope, now, self.breaker_settings, lives),
+        )
+        if found is None or found.used:
+            return _used(found.used) if found else None
+        times = [until for scope in found.scopes if (until := breaker.closed_until(table[scope], now))]
+        return _waits("breaker", found.scopes, clock.iso(min(times)) if times else None)
 
     def _probed(self, scope: str, entry: dict[str, Any]) -> bool:
         """Whether a breaker is half-open, and all the probes that it lets through are under way."""
@@ -304,6 +330,11 @@ def _elsewhere(owner: dict[str, Any]) -> str | None:
     )
 
 
+def _used(names: list[str]) -> dict[str, Any]:
+    """A wait for devices that others have."""
+    return _waits("device", [f"{name}{_by(devices.holders(name))}" for name in names])
+
+
 def _by(owners: list[dict[str, Any]]) -> str:
     """Who uses a device."""
     users = [
@@ -312,6 +343,12 @@ def _by(owners: list[dict[str, Any]]) -> str:
         if owner.get("run_id") and owner.get("target")
     ]
     return f" by {' and '.join(users)}" if users else ""
+
+
+def _scopes_elsewhere(record: dict[str, Any]) -> list[Any]:
+    """The scopes of an attempt that its unit has on other devices, too."""
+    had = {f"gpu:{name}" for name in devices.named(_text(record, "device"))}
+    return [scope for scope in record.get("scopes") or [] if scope not in had]
 
 
 def _backoff(record: dict[str, Any], now: float) -> float:

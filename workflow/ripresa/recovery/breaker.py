@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 
-from ripresa.journal import clock, devices, leases, records
+from ripresa.journal import clock, leases, records
 from ripresa.journal.paths import Run
 from ripresa.recovery import attribution
 
@@ -220,12 +220,10 @@ def held_until(table: Breakers, record: dict[str, Any], now: float, here: str) -
     """Until when open breakers hold back the next attempt of a unit, given the record of its last; or 0.0.
 
     The host of the last attempt matters only if the next one has to be there too: if the rule names it, or
-    no batch system chose it and the controller is on it (``here``, a host name). Its GPU does not.
+    no batch system chose it and the controller is on it (``here``, a host name).
     """
     found = record.get("scopes")
     scopes = [scope for scope in found if isinstance(scope, str)] if isinstance(found, list) else []
-    gpus = {f"gpu:{name}" for name in devices.named(record.get("device"))}
-    scopes = [scope for scope in scopes if scope not in gpus]
     last = f"host:{record.get('host')}"
     if last in scopes and (record.get("external_jobid") is not None or record.get("host") != here):
         scopes.remove(last)  # once: what the rule names comes after it
