@@ -222,6 +222,83 @@ def test_what_a_killed_controller_left_keeps_its_device(tmp_path, locks):
     assert campaign.had("b") == ["g0"]
 
 
+FELL_OFF = "NVRM: Xid (PCI:0000:3b:00): 79, pid=3071, GPU has fallen off the bus."
+
+
+def test_a_broken_gpu_is_left_alone_until_it_is_released(tmp_path, locks):
+    """One unit shows that it is broken; that one and all others end on the other GPU."""
+    campaign = Sharing(tmp_path, locks, {"gpus": ["gpu-a", "gpu-b"]})
+    names = ["one", "two", "three", "four", "five"]
+    campaign.asks(**{name: {} for name in names})
+    for name in [*names, "later"]:
+        campaign.does(
+            name,
+            f"[ $CUDA_VISIBLE_DEVICES != gpu-a -o -e healed ] || {{ echo '{FELL_OFF}'; exit 1; }}; sleep 0.1",
+        )
+    assert campaign() == 0, campaign.said
+    attempts_on = [device for name in names for device in campaign.had(name)]
+    assert sorted(attempts_on) == ["gpu-a", *["gpu-b"] * 5], "no second unit met the broken one"
+    (unlucky,) = [name for name in names if len(campaign.had(name)) == 2]
+    assert campaign.outcomes(unlucky) == ["failed", "published"]
+    assert f"device excluded: gpu-a: {FELL_OFF}" in campaign.ripresa("status --run test")
+    told = campaign.ripresa(f"why --run test {unlucky}.txt")
+    assert "gpu_fault" in told and FELL_OFF in told and "gpu-a" in told
+    assert "have it again" in campaign.ripresa("release --run test --device gpu-a")
+    (tmp_path / "healed").touch()
+    campaign.asks(**{name: {} for name in [*names, "later", "last"]})
+    campaign.does("later", "while [ ! -e executed ]; do sleep 0.05; done")
+    campaign.does("last", "touch executed")
+    assert campaign() == 0, campaign.said
+    assert sorted([*campaign.had("later"), *campaign.had("last")]) == ["gpu-a", "gpu-b"], "both are in use"
+    assert exclusions.excluded(campaign.run) == {}
+
+
+@pytest.mark.slow
+def test_the_breaker_of_a_gpu_opens_half_opens_and_closes(tmp_path, locks):
+    """Nothing shows that the GPU is broken, but units fail there; meanwhile the other one works."""
+    campaign = Sharing(tmp_path, locks, {"gpus": ["gpu-a", "gpu-b"]}, time_scale=0.01)
+    names = [f"u{number:02}" for number in range(30)]
+    campaign.asks(**{name: {} for name in names})
+    for name in names:
+        campaign.does(
+            name,
+            "[ $CUDA_VISIBLE_DEVICES != gpu-a -o -e healed ] || "
+            "{ echo 'CUDA error: unspecified launch failure'; exit 1; }; sleep 0.3",
+        )
+    controller = campaign.start()
+
+    def events(kind):
+        return [event for event in records.iterate(campaign.run.events) if event["type"] == kind]
+
+    (opened,) = wait_until(lambda: events("breaker_opened"), 60)
+    assert opened["scope"] == "gpu:gpu-a" and opened["failure_class"] == "gpu_fault"
+    assert "breaker open: gpu:gpu-a for " in campaign.ripresa("status --run test")
+    (tmp_path / "healed").touch()
+    said = controller.communicate(timeout=120)[0]
+    assert controller.returncode == 0, said
+    assert said.count("a breaker is open") <= 1, "next to nothing was started in vain"
+    (half,), (closed,) = events("breaker_half_open"), events("breaker_closed")
+    assert half["scope"] == closed["scope"] == "gpu:gpu-a"
+    runs = {
+        device: [
+            record
+            for name in names
+            for record in attempts.read(campaign.run, f"units/{name}.txt")
+            if record["device"] == device
+        ]
+        for device in ("gpu-a", "gpu-b")
+    }
+    while_open = {
+        device: [r for r in found if opened["ts"] < r["started"] < half["ts"]]
+        for device, found in runs.items()
+    }
+    assert not while_open["gpu-a"] and len(while_open["gpu-b"]) > 2
+    assert [r["outcome"] for r in runs["gpu-a"]].count("failed") == 5
+    assert sum(r["started"] > closed["ts"] for r in runs["gpu-a"]) > 2, "it is used as before"
+    assert {r["outcome"] for r in runs["gpu-b"]} == {"published"}
+    assert exclusions.excluded(campaign.run) == {}
+
+
 # What rules say
 
 
