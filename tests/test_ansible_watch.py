@@ -11,6 +11,7 @@ from ripresa.hosts.fleet import Needs
 from ripresa.hosts.transport import Host, PatternError
 from ripresa.hosts.work import Work
 from ripresa.recovery.dispatch import FAILED, HELD, PUBLISHED, Sent
+from snakemake_executor_plugin_ansible import jobs
 from snakemake_executor_plugin_ansible import watch as module
 from snakemake_executor_plugin_ansible.peer import Peer
 
@@ -243,3 +244,42 @@ def test_a_unit_that_begins_while_all_are_cancelled_is_cancelled_too(watch, told
     task.begin = lambda host, token: watch.__dict__.update(_cancelled=True) or Sent(host, token, 1, "", "d")
     turn(watch, offer(task, "h1"))
     assert watch._reach.links["h1"].cancelled == [task]
+
+
+# Devices
+
+
+GUARDED = """exec "$RIPRESA_PYTHON" -IS "$RIPRESA_GUARD" r digest --log= -- {} <<'END_OF_COMMAND'
+
+echo 1 > __RIPRESA_OUTPUT__
+END_OF_COMMAND
+"""
+
+
+@pytest.mark.parametrize(
+    ("resources", "alone", "sees"),
+    [
+        ({"device_kinds": "gpu", "gpu": 1}, True, True),
+        ({"device_kinds": "gpu,cpu", "gpu": 1}, False, False),
+        ({"device_kinds": "gpu,cpu", "gpu": 1, "exclusive": 1}, True, True),
+        ({}, False, True),
+    ],
+)
+def test_on_a_host_a_gpu_is_shared_with_nobody(guard, monkeypatch, resources, alone, sees):
+    """Nothing assigns the devices of a host: who needs a GPU has the host, who does not sees none."""
+    monkeypatch.setenv("RIPRESA_RUN", guard.run.dir)
+    job = SimpleNamespace(
+        threads=1, resources=resources, shellcmd=GUARDED.format(guard.path), is_group=lambda: False,
+        is_shell=True, is_shadow=False, benchmark=None, input=[], output=[], wildcards_dict={},
+        rule=SimpleNamespace(cache=SimpleNamespace(output=[])),
+    )  # fmt: skip
+    workflow = SimpleNamespace(
+        workflow_settings=SimpleNamespace(cache=None),
+        deployment_settings=SimpleNamespace(deployment_method=[]),
+    )
+    found = jobs.offer(job, workflow, str)
+    assert found.needs.exclusive is alone
+    environment = found.make(Sent("h1", "t", 1, "", "d")).environment
+    assert environment["OMP_NUM_THREADS"] == "1"
+    assert ("CUDA_VISIBLE_DEVICES" not in environment) is sees
+    assert environment.get("CUDA_VISIBLE_DEVICES", "") == ""

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ripresa.cli import estimates, main, runs
+from ripresa.cli.checks import hosts
 from ripresa.journal import clock, leases, processes, records
 from ripresa.journal.paths import Run
 
@@ -574,6 +575,20 @@ def test_doctor_finds_this_machine_fit(controlled):
     assert str(controlled["pid"]) in checks["controller"]["found"]
     assert checks["leases"]["found"] == "1 unit running"
     assert all(check["fix"] for check in checks.values() if check["level"] != "ok")
+
+
+def test_doctor_says_who_assigns_devices_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("ripresa.cli.checks.hosts._ask", lambda hosts: iter(()))
+    inventory = tmp_path / "hosts.yaml"
+    inventory.write_text("all: {hosts: {h1: {ansible_connection: local}}}\n")
+    monkeypatch.setenv("ANSIBLE_INVENTORY", str(inventory))
+    told = {}
+    for profile in ("ansible", "slurm", "local"):
+        found = hosts.checks({"inventory": str(inventory)}, profile)
+        told[profile] = next((one.found for one in found if one.name == "devices elsewhere"), None)
+    assert "SLURM assigns them" in told["slurm"] and told["local"] is None
+    assert "a unit that needs a GPU is alone" in told["ansible"]
 
 
 def test_doctor_finds_what_a_crash_left(killed, copy):

@@ -222,6 +222,38 @@ def test_what_a_killed_controller_left_keeps_its_device(tmp_path, locks):
     assert campaign.had("b") == ["g0"]
 
 
+PIPED = """
+rule fifo:
+    output: pipe("fifo_{name}")
+    shell: "echo 1 > {output}"
+
+rule piped:
+    input: "fifo_{name}"
+    output: piped.target
+    resources: **devices(piped, on=("gpu", "cpu"))
+    shell: guard("cat {input} > {output}", resources=("gpu_device",))
+"""
+
+
+def test_units_of_a_group_have_a_device_each_and_those_joined_by_a_pipe_are_refused(tmp_path, locks):
+    """On one machine Snakemake groups only what has to run at once."""
+    campaign = Sharing(tmp_path, locks, {"gpus": ["g0", "g1"]})
+    campaign.asks(a={}, b={"gpu": 2})
+    snakefile = tmp_path / "Snakefile"
+    text = snakefile.read_text().replace("    priority:", "    group: 'all_in_one'\n    priority:")
+    text = text.replace("rule all:", "piped = Units('piped/{name}', parameters=[{'name': 'x'}])\n\nrule all:")
+    text = text.replace("input: units.targets()", "input: units.targets(), piped.targets()")
+    snakefile.write_text(text + PIPED)
+    assert campaign() == 1
+    assert campaign.had("a")[0] in ("g0", "g1") and campaign.had("b") == ["g0,g1"], campaign.said
+    assert campaign.outcomes("a") == campaign.outcomes("b") == ["published"]
+    (record,) = attempts.read(campaign.run, "piped/x")
+    assert (record["outcome"], record["decision"], record["device"]) == ("failed", "refused", None)
+    assert "jobs joined by pipe() or service() get none; use a file" in campaign.ripresa(
+        "why --run test piped/x"
+    )
+
+
 FELL_OFF = "NVRM: Xid (PCI:0000:3b:00): 79, pid=3071, GPU has fallen off the bus."
 
 

@@ -3,7 +3,7 @@
 import math
 import random
 
-from ripresa.placement.assignment import GPU
+from ripresa.placement.assignment import CPU, GPU
 from ripresa.placement.durations import Durations
 from ripresa.placement.forecast import Job, forecast
 from ripresa.placement.inventory import Device
@@ -17,7 +17,7 @@ def test_the_end_of_a_campaign_lies_in_its_interval(monkeypatch):
 
     If they were drawn independently of each other, less than every second interval would have the end.
     """
-    monkeypatch.setattr("ripresa.placement.forecast._DRAWS", 40)
+    monkeypatch.setattr("ripresa.placement.ends._DRAWS", 40)
     truth, hits, widths = random.Random(4), 0, []
     for _ in range(30):
         durations, typical = Durations(), truth.gauss(5.0, 2.0)
@@ -55,3 +55,15 @@ def test_what_many_units_have_shown_is_known():
     assert low < 1000 * math.exp(4.0 + 0.3**2 / 2) < high
     (one,) = scenarios(durations, {sort: 1}, 1, random.Random(1))
     assert abs(one[sort].total(1, random.Random(7)) / one[sort].seconds(random.Random(7)) - 1) < 0.01
+
+
+def test_a_plan_that_turns_out_to_be_bad_is_not_kept():
+    """Nothing is known of CPUs. If they are slow nothing goes there, and GPUs alone would be done in 40 min."""
+    durations = Durations()
+    for _ in range(30):
+        durations.add("r", "", "gpu", 60.0)
+    jobs = [Job(f"u{n}", "r", 1, {**RESOURCES, "device_kinds": "gpu,cpu"}) for n in range(40)]
+    found = forecast(jobs, [Device("g0", GPU), Device("cpu0", CPU)], 2, durations)
+    assert {unit.kind for unit in found.units} == {GPU, CPU}
+    low, high = found.interval
+    assert low < found.end < high < 1.2 * 40 * 60

@@ -1,6 +1,6 @@
 """What Snakemake offers to the executor: a job, the work that it is for a host, and where it may go."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
@@ -8,6 +8,9 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from ripresa.dsl.guarding import call_of
 from ripresa.hosts.fleet import Needs
 from ripresa.hosts.work import Limits, Work
+from ripresa.journal import devices
+from ripresa.placement import asking
+from ripresa.placement.assignment import CPU
 from ripresa.recovery.dispatch import Dispatch, Sent
 from ripresa.recovery.unit import parse
 from snakemake_executor_plugin_ansible.peer import Peer
@@ -50,16 +53,21 @@ class Offer:
 
 def offer(job: Job, workflow: Any, in_snakemake: Callable[[Job], str]) -> Offer:
     """The offer of a job; ``in_snakemake`` makes the command that runs it in a Snakemake of its own."""
+    asked = asking.asked(job.resources, "")
+    # Devices of hosts are not assigned: what runs on a GPU only has the host for itself.
+    alone = asked is not None and CPU not in asked.kinds
     needs = Needs(
         cores=int(job.threads),
         mem_mb=_number(job.resources.get("mem_mb")),
-        exclusive=bool(_number(job.resources.get(EXCLUSIVE))),
+        exclusive=alone or bool(_number(job.resources.get(EXCLUSIVE))),
         shared=bool(_number(job.resources.get(SHARED))),
     )
     call = call_of(job.shellcmd) if _is_plain(job, workflow) else None
     if call is not None:
         try:
-            return _guarded(job, Dispatch(parse(*call)), needs)
+            # What can do without a GPU sees none where others may be beside it.
+            hidden = devices.environment(devices.SLOT) if asked and not needs.exclusive else {}
+            return _guarded(job, Dispatch(parse(*call)), needs, hidden)
         except ValueError:
             pass  # the guard says it, where somebody can read it
     members = [job] if not job.is_group() else [one for level in job.toposorted for one in sorted(level)]
@@ -70,7 +78,7 @@ def offer(job: Job, workflow: Any, in_snakemake: Callable[[Job], str]) -> Offer:
     return Offer(job, task, task.work, needs._replace(shared=True))
 
 
-def _guarded(job: Job, task: Dispatch, needs: Needs) -> Offer:
+def _guarded(job: Job, task: Dispatch, needs: Needs, environment: Mapping[str, str]) -> Offer:
     unit = task.unit
     inputs, mentioned = task.files()
 
@@ -81,7 +89,7 @@ def _guarded(job: Job, task: Dispatch, needs: Needs) -> Offer:
             inputs=inputs,
             mentioned=mentioned,
             outputs=task.outputs(sent.attempt),
-            environment=threads_of(job),
+            environment={**threads_of(job), **environment},
             limits=Limits(unit.wall_s, stall.limit_s, stall.source, unit.grace_s, unit.beat_s),
             progress=unit.options.get("progress"),
         )

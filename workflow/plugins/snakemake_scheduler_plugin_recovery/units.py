@@ -13,6 +13,7 @@ from typing import Any
 from ripresa.dsl.guarding import call_of
 from ripresa.journal import clock, devices, records
 from ripresa.journal.paths import Run
+from ripresa.placement import asking
 from ripresa.placement.asking import Asked
 from ripresa.placement.assignment import Start
 from ripresa.placement.durations import Durations
@@ -95,7 +96,8 @@ class Units:
         except OSError as error:
             self._logger.warning(f"cannot read the attempts of {targets[0]}, so it does not wait: {error}")
             return FREE
-        if asked and not outlook.stopped and self._refused(job, asked):
+        reason = self.places.impossible(asked) if asked else _never_in_group(job)
+        if reason and not outlook.stopped and self._refused(job, reason):
             outlook = Outlook(stopped=True, attempts=outlook.attempts + 1)
         if outlook.stopped:
             job.attempt = job.restart_times + 1
@@ -120,13 +122,11 @@ class Units:
         self._scopes.update(outlook.scopes)
         return outlook
 
-    def _refused(self, job: Job, asked: Asked) -> bool:
+    def _refused(self, job: Job, reason: str) -> bool:
         """Whether a unit is given up because nothing here can ever do for it; that is then on record."""
-        reason = self.places.impossible(asked)
-        call = call_of(job.shellcmd or "") if reason else None
-        if reason is None or call is None:
-            return False
-        return admission.refuse(parse(*call), reason)
+        calls = [call for member in _members(job) if (call := call_of(member.shellcmd or ""))]
+        refused = [admission.refuse(parse(*call), reason) for call in calls]
+        return any(refused)
 
     def _sent_back(self, job: Job, outlook: Outlook, *, begun: bool) -> Outlook:
         """The outlook of a unit that was started and came back without an attempt.
@@ -242,6 +242,19 @@ def _declared_scopes(job: Job) -> Iterable[str]:
     for kind, name in _scope_patterns(job.rule.shellcmd or ""):
         # Not by job.format_wildcards: that expands the params too, 0.2 ms a job.
         yield f"{kind}:{_WILDCARD.sub(lambda found: str(job.wildcards_dict[found.group(1)]), name)}"
+
+
+def _never_in_group(job: Job) -> str | None:
+    """Why the jobs of a group cannot run here; None if they can.
+
+    On this machine only jobs that a pipe or a service joins are a group, for they have to run at once.
+    """
+    if not job.is_group() or not any(asking.asked(one.resources, one.rule.name) for one in _members(job)):
+        return None
+    return (
+        "it asks for a device, and jobs joined by pipe() or service() get none; "
+        "use a file, or ask for no device in its rule"
+    )
 
 
 def _devices(job: Job) -> dict[str, int]:

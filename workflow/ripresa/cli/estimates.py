@@ -49,6 +49,7 @@ def estimate(
     units = list(units)
     known = experience(run, {unit["rule"] for unit in units})
     groups = Counter(_alike(known, unit, (places or {}).get(unit["target"])) for unit in units)
+    groups = Counter(dict(sorted(groups.items())))  # in whatever order they come, chance plays the same
     sorts: Counter[Sort] = Counter()
     hours = dict.fromkeys(KINDS, 0.0)
     basis = dict.fromkeys((JOURNAL, OTHERS, BOUND, GUESS, UNKNOWN), 0)

@@ -5,8 +5,6 @@ The scheduler itself is played through, on a clock of its own.
 
 import heapq
 import math
-import random
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
@@ -16,17 +14,15 @@ from ripresa.placement.asking import Asked
 from ripresa.placement.assignment import CPU, GPU, WHOLE, Option, Start
 from ripresa.placement.cost import Prediction
 from ripresa.placement.durations import Durations
+from ripresa.placement.ends import Turn, Way, ends
 from ripresa.placement.inventory import Device
 from ripresa.placement.occupancy import Use, slots
 from ripresa.placement.packing import LOAD, Demand, Solver
 from ripresa.placement.ready import Kind, Ready
-from ripresa.placement.scenarios import Sort, interval, scenarios
+from ripresa.placement.scenarios import Sort, interval
 
 STEPS = 20
 """Durations count as equal if they are less than 5 % apart: there are so many steps to a factor of e."""
-
-_DRAWS, _UNITS = 100, 40_000
-"""So many scenarios there are for the interval, fewer with many units."""
 
 
 class Job(NamedTuple):
@@ -93,14 +89,14 @@ class _Play:
         for target, needs in self._waits.items():
             for need in needs:
                 self._next.setdefault(need, []).append(target)
-        self._fits: dict[tuple[str | None, int], list[str]] = {}
+        self._fits: dict[tuple[str, int], tuple[str, ...]] = {}
         self.impossible: dict[str, str] = {}
 
     def run(self) -> Iterator[Placed]:
         """The units in the order of their starts."""
         now, tie = 0.0, count()
         free = {LOAD: float(self._cores)}
-        ends: list[tuple[float, int, str]] = []
+        going: list[tuple[float, int, str]] = []
         uses: dict[str, Use] = {}
         for target, needs in self._waits.items():
             if not needs:
@@ -114,13 +110,13 @@ class _Play:
                     had = dict.fromkeys(start.devices, placed.share)
                     expected = Prediction(placed.end - now, 0.0)
                     uses[target] = Use(target, had, memory_mb, now, expected)
-                heapq.heappush(ends, (placed.end, next(tie), target))
+                heapq.heappush(going, (placed.end, next(tie), target))
                 yield placed
-            if not ends:
+            if not going:
                 return
-            now = ends[0][0]
-            while ends and ends[0][0] <= now:
-                _, _, target = heapq.heappop(ends)
+            now = going[0][0]
+            while going and going[0][0] <= now:
+                _, _, target = heapq.heappop(going)
                 free[LOAD] += self._cores_of(target)
                 uses.pop(target, None)
                 for other in self._next.get(target, ()):
@@ -129,55 +125,37 @@ class _Play:
                         self._offer(other)
 
     def interval(self, placed: Sequence[Placed], end: float) -> tuple[float, float]:
-        """Between which times the last unit ends.
-
-        In each scenario units start in the same order, each on the first device of its kind that is free.
-        """
+        """Between which times the last unit ends."""
         if not placed:
             return 0.0, 0.0
-        draws = max(30, min(_DRAWS, _UNITS // len(placed)))
-        chance = random.Random(0)
-        sorts = [self._sort(unit) for unit in placed]
-        drawn = [
-            self._drawn(placed, [spreads[sort].seconds(chance) for sort in sorts])
-            for spreads in scenarios(self._durations, Counter(sorts), draws, chance)
-        ]
-        return interval(drawn, end)
+        turns = [self._turn(unit) for unit in placed]
+        names = [device.name for device in self._devices]
+        return interval(list(ends(turns, names, self._cores, self._durations)), end)
 
-    def _drawn(self, placed: Sequence[Placed], lasting: Sequence[float]) -> float:
-        """When the last unit ends if they last so long, in s."""
-        part = math.gcd(WHOLE, *(unit.share for unit in placed))
-        lanes = {device.name: [0.0] * (WHOLE // part) for device in self._devices}
-        cores = [0.0] * self._cores
-        ends: dict[str, float] = {}
-        for unit, seconds in zip(placed, lasting, strict=True):
-            mine, width = self._cores_of(unit.target), unit.share // part
-            kind = [lanes[name] for name in self._fitting(unit)]
-            kind.sort(key=lambda lane: lane[width - 1])
-            taken = kind[: len(unit.devices)]
-            needs = self._jobs[unit.target].needs
-            begin = max(
-                cores[mine - 1],
-                *(lane[width - 1] for lane in taken),
-                *(ends.get(need, 0.0) for need in needs),
-                0.0,
-            )
-            end = ends[unit.target] = begin + seconds
-            for lane, number in [(cores, mine), *((lane, width) for lane in taken)]:
-                lane[:number] = [end] * number
-                lane.sort()
-        return max(ends.values())
+    def _turn(self, unit: Placed) -> Turn:
+        """A unit with all the ways in which it can run, whichever was chosen."""
+        job = self._jobs[unit.target]
+        asked = asking.asked(job.resources, job.rule) if unit.kind else None
+        cost = str(job.resources.get("cost") or "")
+        ways = [Way(Sort(job.rule, cost, CPU))]
+        if asked:
+            ways = [
+                Way(Sort(job.rule, cost, kind), names, number, asked.share if kind == GPU else WHOLE)
+                for kind in asked.kinds
+                for number in (asked.gpus if kind == GPU else 1,)
+                if len(names := self._fitting(kind, asked.memory_mb)) >= number
+            ]
+        return Turn(unit.target, self._cores_of(unit.target), job.needs, tuple(ways))
 
-    def _fitting(self, unit: Placed) -> list[str]:
-        """The devices of the kind that a unit was placed on which are large enough for it."""
-        memory_mb = self._memory_mb(unit.target) if unit.kind == GPU else 0
-        key = unit.kind, memory_mb
+    def _fitting(self, kind: str, memory_mb: int) -> tuple[str, ...]:
+        """The devices of a kind that are large enough."""
+        key = kind, memory_mb if kind == GPU else 0
         if key not in self._fits:
-            self._fits[key] = [
+            self._fits[key] = tuple(
                 device.name
                 for device in self._devices
-                if device.kind == unit.kind and (not device.memory_mb or device.memory_mb >= memory_mb)
-            ]
+                if device.kind == kind and (not device.memory_mb or device.memory_mb >= key[1])
+            )
         return self._fits[key]
 
     def _offer(self, target: str) -> None:
@@ -213,10 +191,6 @@ class _Play:
     def _predict(self, target: str, kind: str) -> Prediction:
         job = self._jobs[target]
         return self._durations.predict(job.rule, str(job.resources.get("cost") or ""), kind)
-
-    def _sort(self, unit: Placed) -> Sort:
-        cost = str(self._jobs[unit.target].resources.get("cost") or "")
-        return Sort(unit.rule, cost, unit.kind or CPU)
 
     def _memory_mb(self, target: str) -> int:
         memory_mb = self._jobs[target].resources.get("gpu_mem_mb")

@@ -33,6 +33,11 @@ class Spread(NamedTuple):
     deviation: float
     """Their standard deviation."""
 
+    @property
+    def mean(self) -> float:
+        """The expected duration, in s."""
+        return math.exp(self.middle + min(self.deviation, WIDEST) ** 2 / 2)
+
     def seconds(self, chance: random.Random) -> float:
         """The duration of one unit."""
         return math.exp(chance.gauss(self.middle, self.deviation))
@@ -61,7 +66,7 @@ def scenarios(
     for a mean.
     """
     rules: dict[str, dict[Sort, int]] = {}
-    for sort, units in sorts.items():
+    for sort, units in sorted(sorts.items()):  # the same in whatever order
         rules.setdefault(sort.rule, {})[sort] = units
     before = {sort: _spread(durations, sort) for sort in sorts}
     stretch = {rule: math.sqrt(1.0 + durations.number(rule) / DREAMT) for rule in rules}

@@ -9,6 +9,7 @@ from typing import Any
 from ripresa.cli.checks import FAIL, OK, Check
 
 _AT_A_TIME = 16
+_DEVICES = "devices elsewhere"
 _PING = "`ansible -i INVENTORY HOST -m ansible.builtin.ping`"
 _FIXES = {
     "network": f"check its address and port in the inventory; {_PING} says more",
@@ -28,7 +29,15 @@ def checks(config: Mapping[str, Any], profile: str) -> Iterator[Check]:
         found = f"executor {executor}: runs nothing on hosts of an inventory" if executor else "not found"
         fix = "" if executor else f"name a folder with a config.yaml, such as profiles/{profile}"
         yield Check(f"profile {profile}", OK if executor else FAIL, found, fix)
+        if executor == "slurm-resume":
+            yield Check(_DEVICES, OK, "SLURM assigns them (--gpus, --gres); those above are of this machine")
         return
+    yield Check(
+        _DEVICES,
+        OK,
+        "not assigned, those above are of this machine: on a host, a unit that needs a GPU is alone, and one "
+        "that can do without sees none",
+    )
     from ripresa.hosts.inventory import InventoryError, UnknownHosts, resolve
 
     if config["inventory"]:
