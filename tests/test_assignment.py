@@ -18,15 +18,21 @@ from ripresa.placement.wishes import CPU, GPU, Option, Slot, Wish
 
 
 class Linear(Solver):
-    """Solves the programs of `makespan` for two classes by itself: the test needs no process a question."""
+    """Solves the programs of `makespan` in this process: the tests ask many."""
 
     def solve(self, program):
-        from scipy.optimize import linprog
+        from scipy.optimize import Bounds, LinearConstraint, milp
 
-        rows = [
-            [dict(terms).get(place, 0.0) for place in range(len(program.costs))] for terms, _ in program.rows
-        ]
-        return list(linprog(program.costs, A_ub=rows, b_ub=[most for _, most in program.rows]).x)
+        places = range(len(program.costs))
+        rows = [[dict(terms).get(place, 0.0) for place in places] for terms, _ in program.rows]
+        return list(
+            milp(
+                program.costs,
+                integrality=[place in program.whole for place in places],
+                bounds=Bounds(0, program.most or math.inf),
+                constraints=LinearConstraint(rows, ub=[most for _, most in program.rows]),
+            ).x
+        )
 
 
 SOLVERS = {"program": Linear, "greedy": Solver}
@@ -263,6 +269,18 @@ def test_work_is_allotted_so_that_all_ends_together(solver):
     assert allotment.shares[2] == {places[0]: 30.0}
     assert allotment.shares[1] == pytest.approx({places[0]: 6.5, places[1]: 23.5})
     assert allotment.shares[0] == {places[1]: 30.0}
+
+
+@pytest.mark.parametrize("solver", [Linear, lambda: Cbc(pytest.fail, time_limit=5.0, credit=100.0)])
+def test_few_units_are_not_cut(solver):
+    """Cut in two, the first would be done on two CPUs at the same time and all would end after 55 s."""
+    places = (GPU, 0), (CPU, 0)
+    lines = {places[0]: Line(1, 0.0), places[1]: Line(2, 0.0)}
+    loads = [{places[0]: 60.0, places[1]: cpu} for cpu in (100.0, 61.0)]
+    works = [Work(1, one, one) for one in loads]
+    allotment = allot(works, lines, solver())
+    assert allotment.shares == [{places[0]: 1.0}, {places[1]: 1.0}]
+    assert allotment.end == pytest.approx(61.0, rel=0.01)
 
 
 @pytest.mark.quiet

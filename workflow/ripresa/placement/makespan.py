@@ -1,8 +1,9 @@
 """Makespan on unrelated machines: which work belongs on which class of device so that all of it ends first.
 
-The relaxation of R||Cmax that may cut units (Lenstra, Shmoys and Tardos, Mathematical Programming 46, 1990):
-its solution cuts few of them, and what it says is nearly always a ratio of durations above which work belongs
-on the one class and below which it belongs on the other.
+Of many units some may be cut: the relaxation of R||Cmax (Lenstra, Shmoys and Tardos, Mathematical Programming
+46, 1990) cuts few of them, and what it says is nearly always a ratio of durations above which work belongs on
+the one class and below which it belongs on the other. Few units are left whole, in an integer program: there
+the end is that of single units.
 """
 
 import math
@@ -20,6 +21,15 @@ FINEST = 0.05
 
 PRUNINGS = 2
 """So often the program is solved again because something belongs elsewhere than it said."""
+
+FEW = 60
+"""So many units with a choice are left whole."""
+
+GAP = 0.01
+"""Their end may be later than the earliest by this part: finding the very earliest takes too long."""
+
+ROUNDING = 1e-6
+"""Solvers write fewer digits than they know."""
 
 LEAST = 1e-3
 """What is less than this part of a unit is not looked at."""
@@ -47,7 +57,7 @@ def _pruned(work: Work, end: float) -> Work:
     """A work on the classes only where it surely ends in time, or ends first."""
     if len(work.loads) == 1:
         return work
-    most = max(end, min(work.longest.values()))
+    most = max(end * (1 + ROUNDING), min(work.longest.values()))
     loads = {place: load for place, load in work.loads.items() if work.longest[place] <= most}
     return work._replace(loads=loads) if len(loads) < len(work.loads) else work
 
@@ -64,20 +74,21 @@ def _allot(works: Sequence[Work], lines: Mapping[Class, Line], solver: Solver) -
     lines = {place: Line(line.devices, line.busy + fixed[place]) for place, line in lines.items()}
     if not open_:
         return Allotment(shares, max((line.busy / line.devices for line in lines.values()), default=0.0))
-    buckets = _buckets(works, open_)
-    answer = _solve(works, list(buckets.values()), lines, solver)
+    whole = sum(works[index].units for index in open_) <= FEW
+    buckets = [[index] for index in open_] if whole else _buckets(works, open_)
+    answer = _solve(works, buckets, lines, solver, whole=whole)
     if answer is None:
         by_ratio = ratios.allot([works[index] for index in open_], lines)
         for index, share in zip(open_, by_ratio.shares, strict=True):
             shares[index] = share
         return Allotment(shares, by_ratio.end)
     end, parts = answer
-    for members, part in zip(buckets.values(), parts, strict=True):
+    for members, part in zip(buckets, parts, strict=True):
         _cut(works, members, part, shares)
     return Allotment(shares, end)
 
 
-def _buckets(works: Sequence[Work], members: Sequence[int]) -> dict[tuple[object, ...], list[int]]:
+def _buckets(works: Sequence[Work], members: Sequence[int]) -> list[list[int]]:
     """Works of about equal ratios of their durations, in few enough buckets."""
     step = FINEST
     while True:
@@ -89,7 +100,7 @@ def _buckets(works: Sequence[Work], members: Sequence[int]) -> dict[tuple[object
                 key += place, round(math.log(load / first[1]) / step)
             buckets.setdefault(key, []).append(index)
         if len(buckets) <= BUCKETS or step > 5:
-            return buckets
+            return list(buckets.values())
         step *= 2
 
 
@@ -98,8 +109,11 @@ def _solve(
     buckets: Sequence[Sequence[int]],
     lines: Mapping[Class, Line],
     solver: Solver,
+    *,
+    whole: bool,
 ) -> tuple[float, list[dict[Class, float]]] | None:
-    """The end, and the part of each bucket by class."""
+    """The end, and the part of each bucket by class; ``whole`` for buckets of one work, not to be cut."""
+    counts = [works[members[0]].units if whole else 1 for members in buckets]
     loads = [
         {place: sum(works[index].units * works[index].loads[place] for index in members) for place in places}
         for members in buckets
@@ -108,26 +122,38 @@ def _solve(
     variables = [(bucket, place) for bucket, places in enumerate(loads) for place in places]
     total = sum(min(places.values()) for places in loads)
     # Least work among the schedules that end first: the last term decides only between these.
-    costs = (1.0, *(1e-5 * loads[bucket][place] / total / len(lines) for bucket, place in variables))
+    costs = (
+        1.0,
+        *(1e-5 * loads[bucket][place] / counts[bucket] / total / len(lines) for bucket, place in variables),
+    )
     unit = total or 1.0
     rows: list[tuple[Terms, float]] = []
     for place, line in lines.items():
         terms = [(0, -float(line.devices))]
         terms += [
-            (number, loads[bucket][other] / unit)
+            (number, loads[bucket][other] / counts[bucket] / unit)
             for number, (bucket, other) in enumerate(variables, 1)
             if other == place
         ]
         rows.append((tuple(terms), -line.busy / unit))
     for bucket in range(len(loads)):
         members = [(number, -1.0) for number, (other, _) in enumerate(variables, 1) if other == bucket]
-        rows.append((tuple(members), -1.0))
-    values = solver.solve(Program(costs, tuple(rows)))
+        rows.append((tuple(members), -float(counts[bucket])))
+    if not whole:
+        program = Program(costs, tuple(rows))
+    else:
+        for number, (bucket, place) in enumerate(variables, 1):
+            longest = works[buckets[bucket][0]].longest
+            if counts[bucket] == 1 and longest[place] > min(longest.values()):
+                rows.append((((number, longest[place] / unit), (0, -1.0)), 0.0))
+        most = (math.inf, *(float(counts[bucket]) for bucket, _ in variables))
+        program = Program(costs, tuple(rows), most, frozenset(range(1, len(costs))), GAP)
+    values = solver.solve(program)
     if values is None:
         return None
     parts: list[dict[Class, float]] = [{} for _ in loads]
     for (bucket, place), value in zip(variables, values[1:], strict=True):
-        parts[bucket][place] = value
+        parts[bucket][place] = value / counts[bucket]
     return values[0] * unit, parts
 
 
