@@ -256,19 +256,18 @@ def test_the_reason_is_told():
 
 @pytest.mark.parametrize("solver", [Solver, lambda: Cbc(pytest.fail, time_limit=5.0, credit=100.0)])
 def test_work_is_allotted_so_that_all_ends_together(solver):
-    """Three units at 1, 2 and 4 times the duration on a CPU, two CPUs and one GPU, which is busy: by hand."""
-    places = (GPU, 0), (CPU, 0)
-    lines = {places[0]: Line(1, 20.0), places[1]: Line(2, 0.0)}
+    """Units at 1, 2 and 4 times the duration on a CPU, on four CPUs and two GPUs, which are busy: by hand."""
+    small, large, cpu = places = (GPU, 0), (GPU, 1), (CPU, 0)
+    lines = {small: Line(1, 20.0), large: Line(1, 20.0), cpu: Line(4, 0.0)}
     works = [
-        Work(30, dict(zip(places, (10.0, 10.0 * ratio), strict=True)), dict.fromkeys(places, 0.0))
+        Work(60, {small: 10.0, large: 10.0, cpu: 10.0 * ratio}, dict.fromkeys(places, 0.0))
         for ratio in (1, 2, 4)
     ]
     allotment = allot(works, lines, solver())
-    # GPU: the 30 with ratio 4 and x with ratio 2; 320 + 10 x = (300 + 20 (30 - x)) / 2, so x = 6.5.
+    # On GPUs the 60 with ratio 4 and x with ratio 2: (640 + 10 x) / 2 = (600 + 20 (60 - x)) / 4, so x = 13.
     assert allotment.end == pytest.approx(385.0)
-    assert allotment.shares[2] == {places[0]: 30.0}
-    assert allotment.shares[1] == pytest.approx({places[0]: 6.5, places[1]: 23.5})
-    assert allotment.shares[0] == {places[1]: 30.0}
+    assert [share.get(cpu, 0.0) for share in allotment.shares] == pytest.approx([60.0, 47.0, 0.0], abs=1e-3)
+    assert [sum(share.values()) for share in allotment.shares] == pytest.approx([60.0] * 3)
 
 
 @pytest.mark.parametrize("solver", [Linear, lambda: Cbc(pytest.fail, time_limit=5.0, credit=100.0)])

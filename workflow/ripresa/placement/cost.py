@@ -111,7 +111,7 @@ class CostModel:
             size = value - self._origins.setdefault(name, value)
             self._offer(name, GROWTH / len(numbers), 0.3 / NOISE)
             features[name] = size
-            self._offer(f"{name} on {kind}", sooner * SPEED_UP_GROWTH / len(numbers), 0.1 / NOISE)
+            self._offer(f"{name} on {kind}", sooner * SPEED_UP_GROWTH / len(numbers), 0.2 / NOISE)
             features[f"{name} on {kind}"] = size
         for word in words:
             self._offer(word, 0.0, 1.0 / NOISE)

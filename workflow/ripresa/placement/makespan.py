@@ -75,8 +75,10 @@ def _allot(works: Sequence[Work], lines: Mapping[Class, Line], solver: Solver) -
     if not open_:
         return Allotment(shares, max((line.busy / line.devices for line in lines.values()), default=0.0))
     whole = sum(works[index].units for index in open_) <= FEW
-    buckets = [[index] for index in open_] if whole else _buckets(works, open_)
-    answer = _solve(works, buckets, lines, solver, whole=whole)
+    answer = None
+    if whole or len(lines) > 2:  # else the ratio says it all
+        buckets = [[index] for index in open_] if whole else _buckets(works, open_)
+        answer = _solve(works, buckets, lines, solver, whole=whole)
     if answer is None:
         by_ratio = ratios.allot([works[index] for index in open_], lines)
         for index, share in zip(open_, by_ratio.shares, strict=True):
