@@ -10,7 +10,7 @@ from ripresa.hosts.fleet import Needs
 from ripresa.hosts.work import Limits, Work
 from ripresa.journal import devices
 from ripresa.placement import asking
-from ripresa.placement.assignment import CPU
+from ripresa.placement.wishes import CPU
 from ripresa.recovery.dispatch import Dispatch, Sent
 from ripresa.recovery.unit import parse
 from snakemake_executor_plugin_ansible.peer import Peer

@@ -10,9 +10,9 @@ from ripresa.dsl.guarding import call_of
 from ripresa.journal.paths import Run
 from ripresa.journal.text import printable
 from ripresa.placement import asking
-from ripresa.placement.assignment import CPU, GPU, WHOLE
 from ripresa.placement.experience import Experience, experience
 from ripresa.placement.scenarios import LEVEL, Sort, interval, scenarios
+from ripresa.placement.wishes import CPU, GPU, WHOLE
 from ripresa.slurm import request
 
 KINDS = ("host_hours", "core_hours", "gpu_hours")

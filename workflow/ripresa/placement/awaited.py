@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ripresa.journal import devices, exclusions, records
 from ripresa.journal.paths import Run
 from ripresa.placement import inventory
-from ripresa.placement.assignment import CPU, WHOLE
+from ripresa.placement.wishes import CPU, WHOLE
 
 
 class Awaited(NamedTuple):

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ripresa.placement.assignment import WHOLE
 from ripresa.placement.durations import Durations
 from ripresa.placement.scenarios import Sort, Spread, scenarios
+from ripresa.placement.wishes import WHOLE
 
 _DRAWS, _UNITS = 100, 40_000
 """So many scenarios there are, fewer with many units."""

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from ripresa.placement import asking
 from ripresa.placement.asking import Asked
-from ripresa.placement.assignment import CPU, GPU, WHOLE, Option, Start
 from ripresa.placement.cost import Prediction
 from ripresa.placement.durations import Durations
 from ripresa.placement.ends import Turn, Way, ends
@@ -20,6 +19,7 @@ from ripresa.placement.occupancy import Use, slots
 from ripresa.placement.packing import LOAD, Demand, Solver
 from ripresa.placement.ready import Kind, Ready
 from ripresa.placement.scenarios import Sort, interval
+from ripresa.placement.wishes import CPU, GPU, WHOLE, Option, Start
 
 STEPS = 20
 """Durations count as equal if they are less than 5 % apart: there are so many steps to a factor of e."""
