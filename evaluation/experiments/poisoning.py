@@ -22,7 +22,6 @@ import os
 import sys
 import tempfile
 import time
-from importlib.util import find_spec
 from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the models are small
@@ -37,25 +36,21 @@ RATIOS = {"label_flip": [n / 10 for n in range(11)], "random_noise": [n / 5 for 
 AGGREGATORS = ("fedavg", "median")
 MODEL = {"dataset": "digits", "width_factor": 16, "rounds": 30}
 RESISTED, NOTICED = [0.1, 0.2, 0.3, 0.4], [0.2, 0.3, 0.4]
-COMPARED = [{"poison_ratio": 0}, {"poison_ratio": 0.3}, {"poison_ratio": 0.3, "aggregator": "median"}]
 LEVEL = 0.05
 
 
-def accuracy(parameters: dict[str, Any], backend: str = "numpy") -> float:
+def accuracy(parameters: dict[str, Any]) -> float:
     """Test accuracy of one experiment."""
     with tempfile.TemporaryDirectory() as folder:
-        result = run({**MODEL, **parameters}, f"{folder}/result.json", folder, backend=backend)
+        result = run({**MODEL, **parameters}, f"{folder}/result.json", folder, backend="numpy")
     return result["metrics"]["test_accuracy"]
 
 
-def accuracies(attack: str, aggregator: str, seeds: int) -> np.ndarray:
+def accuracies(attack: str, aggregator: str, seeds: range) -> np.ndarray:
     """Test accuracy by ratio (rows) and seed."""
     plan = {"poison_type": attack, "aggregator": aggregator}
     return np.array(
-        [
-            [accuracy({**plan, "poison_ratio": ratio, "seed": n}) for n in range(seeds)]
-            for ratio in RATIOS[attack]
-        ]
+        [[accuracy({**plan, "poison_ratio": ratio, "seed": n}) for n in seeds] for ratio in RATIOS[attack]]
     )
 
 
@@ -93,43 +88,24 @@ def resists(found: dict[tuple[str, str], np.ndarray]) -> bool:
     return holds
 
 
-def agree(seeds: int) -> bool:
-    """Whether PyTorch, where it is installed, gives the same accuracy as NumPy."""
-    if find_spec("torch") is None:
-        print("PyTorch is not installed, so there is nothing to compare with")
-        return True
-    pairs = np.array(
-        [
-            [[accuracy({**plan, "seed": n}, backend) for n in range(seeds)] for backend in ("numpy", "torch")]
-            for plan in COMPARED
-        ]
-    )
-    differences = np.abs(pairs[:, 0] - pairs[:, 1]).mean()
-    noise = pairs[:, 0].std(axis=1, ddof=1).mean()
-    equal = differences < noise
-    print(
-        f"NumPy and PyTorch agree: {'yes' if equal else 'NO'} (they differ by {100 * differences:.2f} points "
-        f"on average, seeds by {100 * noise:.2f})"
-    )
-    return equal
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=5, help="fewer than five are too few for the tests")
+    parser.add_argument("--first", type=int, default=0, help="the first of the seeds")
     arguments = parser.parse_args()
+    seeds = range(arguments.first, arguments.first + arguments.seeds)
     began, found = time.monotonic(), {}
     for attack, ratios in RATIOS.items():
         print(f"{attack:20}" + "".join(f"{ratio:>14g}" for ratio in ratios))
         for aggregator in AGGREGATORS:
-            values = accuracies(attack, aggregator, arguments.seeds)
+            values = accuracies(attack, aggregator, seeds)
             found[attack, aggregator] = values
             cells = zip(values.mean(axis=1), values.std(axis=1, ddof=1), strict=True)
             row = "".join(f"{f'{mean:.3f} ±{spread:.3f}':>14}" for mean, spread in cells)
             print(f"{aggregator:20}{row}", flush=True)
-    holds = [falls(found), resists(found), agree(min(arguments.seeds, 3))]
+    holds = [falls(found), resists(found)]
     count = sum(values.size for values in found.values())
     print(f"{count} experiments in {time.monotonic() - began:.0f} s: {'met' if all(holds) else 'MISSED'}")
     return 0 if all(holds) else 1
