@@ -13,7 +13,7 @@ from ripresa.families.experiments.progress import Progress
 from ripresa.families.experiments.weights import Vector, initial
 
 SAVED_EVERY_S = 10.0
-"""How often the state is saved within a round, after a client; that of many parameters is written in 1 s."""
+"""How often the state is saved within a round, after a client; to write a large one takes up to 1 s."""
 
 
 class Outcome(NamedTuple):
