@@ -1,6 +1,7 @@
 """Packing: feasible, by priority, and at least as full as Snakemake's own integer program."""
 
 import sys
+import threading
 import time
 from collections import Counter
 
@@ -133,10 +134,18 @@ def test_a_solver_that_is_late_does_not_hold_up_the_round():
     assert time.perf_counter() - start < 0.15
 
 
-def test_the_problems_of_a_round_share_its_time():
+def test_the_problems_of_a_round_share_its_time(monkeypatch):
     problem = Problem((3, 4), (3, 4), (1, 0), ((3.0,), (4.0,)), (8.0,))
+    goes_on = threading.Event()
+
+    def late(program, time_limit):
+        goes_on.wait(30)
+        return solve(program, time_limit)
+
+    monkeypatch.setattr("ripresa.placement.ilp.solve", late)
     solver = Cbc(time_limit=0.001)
     assert solver.solve(problem.program()) is None
+    goes_on.set()
     solver._running.join()
     assert solver.solve(problem._replace(capacity=(9.0,)).program()) is None
     assert solver.solve(problem.program()) is not None, "what came late is known"

@@ -14,7 +14,6 @@ from ripresa.journal import devices as leased
 from ripresa.journal.paths import Run
 from ripresa.placement import asking, assigned
 from ripresa.placement.asking import Asked
-from ripresa.placement.assignment import CPU, GPU, Option, Slot
 from ripresa.placement.cost import Prediction
 from ripresa.placement.durations import Durations
 from ripresa.placement.forecast import Job, forecast
@@ -22,6 +21,7 @@ from ripresa.placement.inventory import Device
 from ripresa.placement.occupancy import Use, slots, with_cores, written
 from ripresa.placement.packing import Solver
 from ripresa.placement.ready import Kind, Ready
+from ripresa.placement.wishes import CPU, GPU, Option, Slot
 
 TWO = {"gpus": [{"name": "g0", "memory_mb": 8000}, {"name": "g1", "memory_mb": 2000}], "cpu_slots": 1}
 

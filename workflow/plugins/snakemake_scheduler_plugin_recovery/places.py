@@ -11,11 +11,11 @@ from ripresa.journal import attempts, devices, leases, records
 from ripresa.journal.paths import Run
 from ripresa.placement import asking, assigned
 from ripresa.placement.asking import Asked
-from ripresa.placement.assignment import GPU, WHOLE, Option, Slot, Start
 from ripresa.placement.cost import Prediction
 from ripresa.placement.durations import Durations
 from ripresa.placement.inventory import Device
 from ripresa.placement.occupancy import Occupancy, Use, written
+from ripresa.placement.wishes import GPU, WHOLE, Option, Slot, Start
 from ripresa.placement.withholding import Outlook, Withholding
 
 Job = Any

@@ -14,9 +14,9 @@ from ripresa.dsl.guarding import call_of
 from ripresa.journal import clock, devices, records
 from ripresa.journal.paths import Run
 from ripresa.placement.asking import Asked
-from ripresa.placement.assignment import Start
 from ripresa.placement.durations import Durations
 from ripresa.placement.occupancy import LOOK_S
+from ripresa.placement.wishes import Start
 from ripresa.placement.withholding import FREE, Outlook, Withholding
 from ripresa.recovery import admission
 from ripresa.recovery.escalation import Learnt

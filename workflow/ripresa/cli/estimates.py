@@ -6,8 +6,8 @@ from typing import Any
 from ripresa.cli.answers import count
 from ripresa.journal.paths import Run
 from ripresa.placement import asking
-from ripresa.placement.assignment import CPU, GPU, WHOLE
 from ripresa.placement.durations import Durations
+from ripresa.placement.wishes import CPU, GPU, WHOLE
 from ripresa.slurm import request
 
 KINDS = ("host_hours", "core_hours", "gpu_hours")

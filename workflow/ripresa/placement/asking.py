@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ripresa.placement.assignment import CPU, GPU, WHOLE, Option
 from ripresa.placement.cost import Prediction
 from ripresa.placement.inventory import Device
+from ripresa.placement.wishes import CPU, GPU, WHOLE, Option
 
 
 class Asked(NamedTuple):

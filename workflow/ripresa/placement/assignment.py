@@ -1,208 +1,217 @@
 """Assignment: which ready units start now, and on which of the devices of this machine.
 
-A unit may be able to run on several kinds of device (a large one sooner on a GPU, a small one as well on a
-CPU slot); what it needs there and how long it is expected to take differ by kind. Equal units form a *wish*.
+The aim is that the campaign ends early. With all that remains in view, work is allotted to classes of devices
+(`makespan`). Within a class come first the units that may take long compared with what remains, the longest
+of them first, since a long unit that starts late decides the end; then those that gain most from being there,
+so that what could as well run elsewhere is decided last, when durations are known better (as in HeteroPrio;
+Agullo et al., Euro-Par 2015).
 """
 
-import heapq
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from ripresa.placement.packing import Demand, fits, subtract
+from ripresa.placement.lanes import Lanes
+from ripresa.placement.makespan import allot
+from ripresa.placement.pool import Pool
+from ripresa.placement.program import Solver
+from ripresa.placement.ratios import Class, Work
+from ripresa.placement.wishes import WHOLE, Option, Slot, Start, Wish
 
-GPU, CPU = "gpu", "cpu"
-WHOLE = 100
-"""Shares of a device are whole percents."""
+UNKNOWN_S = 1.0
+"""The duration of units where nothing is known about any: they all count the same."""
 
-STEPS = 64
-"""Of many equal units that have to wait, this part is queued at once."""
+RISK = 3.0
+"""What a unit may take lies this many standard deviations of the logarithm above its median."""
 
+LONG = 0.2
+"""A unit that may take this part of the time that remains is one of the long ones."""
 
-class Option(NamedTuple):
-    """How a unit can run on one kind of device."""
-
-    kind: str
-    """`GPU` or `CPU`."""
-    devices: int = 1
-    """How many of them it takes; 0 if it needs none and runs beside whatever runs there."""
-    share: int = WHOLE
-    """How much of each, in percent; below `WHOLE` only where it takes one."""
-    memory_mb: int = 0
-    """Device memory that has to be free on each; 0 if that does not matter."""
-    seconds: float = 0.0
-    """Expected duration; 0.0 if nothing is known."""
-    spread: float = 0.0
-    """Standard deviation of the logarithm of the duration: 0.0 for a sure prediction."""
+WIDEST = 1.5
+"""Predictions know no larger logarithmic spread for their mean; see `cost.WIDEST`."""
 
 
-class Wish(NamedTuple):
-    """A number of ready units that are equal to the placement."""
-
-    units: int
-    options: tuple[Option, ...]
-    priority: float = 0
-    demand: Demand = ()
-    """What one of them takes beside devices (cores, memory, breakers), on whatever it runs."""
-    avoid: frozenset[str] = frozenset()
-    """Devices that these units must not get: they failed there."""
-
-
-class Slot(NamedTuple):
-    """A device as the placement sees it now."""
-
-    name: str
-    kind: str
-    free: int = WHOLE
-    """Percent of it that is not in use; 0 while it is busy, excluded or in an open breaker."""
-    memory_mb: int = 0
-    """Its free memory, less what units that run there were promised; 0 if unknown, which fits all."""
-    free_in: float = 0.0
-    """Seconds until it is expected to be free for a whole unit; 0.0 if it is, infinite if nobody knows."""
-    starts: int = 1 << 30
-    """Units that may start on it now: a half-open breaker lets few through."""
-
-
-class Start(NamedTuple):
-    """A unit of a wish that starts now."""
+class _Entry(NamedTuple):
+    """Units of a wish that were allotted to a class."""
 
     wish: int
-    """Its position among the wishes."""
-    kind: str
-    devices: tuple[str, ...]
-    why: str = ""
-    """One clause for people: why here and now."""
+    option: Option
+    place: Class
+    units: int
+    seconds: float
+    longest: float
+    """What a unit may take here, in s."""
+    gain: float
+    """How many times as long a unit takes elsewhere; infinite if it can run nowhere else."""
 
 
-def assign(wishes: Sequence[Wish], slots: Sequence[Slot], capacity: Mapping[str, float]) -> list[Start]:
+class _Waiting(NamedTuple):
+    """Units that do not start where they belong now."""
+
+    entry: _Entry
+    units: int
+    end: float
+    """When the last of them would end there."""
+
+
+def assign(
+    wishes: Sequence[Wish],
+    slots: Sequence[Slot],
+    capacity: Mapping[str, float],
+    solver: Solver | None = None,
+) -> list[Start]:
     """The units to start now.
 
-    ``capacity`` is what is free of the resources in the demands; every one of them must be in it.
+    ``capacity`` is what is free of the resources in the demands; every one of them must be in it. The program
+    of the allotment is given to ``solver``, in the round that it has begun; see `makespan.allot`.
     """
-    pool = Pool(slots, capacity)
-    order = sorted(range(len(wishes)), key=lambda index: wishes[index].priority, reverse=True)
-    queues = Queues(slots)
-    starts: list[Start] = []
-    for _, tier in groupby(order, lambda index: wishes[index].priority):
-        starts += greedy(wishes, list(tier), pool, queues)
-    return starts
+    work = _Assignment(wishes, slots, capacity, solver or Solver())
+    order = sorted(range(len(wishes)), key=lambda index: -wishes[index].priority)
+    return [
+        start
+        for _, tier in groupby(order, lambda index: wishes[index].priority)
+        for start in work.fill(list(tier))
+    ]
 
 
-class Pool:
-    """What is still free of the devices and of the other resources while starts are being chosen."""
+class _Assignment:
+    def __init__(
+        self,
+        wishes: Sequence[Wish],
+        slots: Sequence[Slot],
+        capacity: Mapping[str, float],
+        solver: Solver,
+    ) -> None:
+        self._wishes = wishes
+        self._solver = solver
+        self._pool = Pool(slots, capacity)
+        self._lanes = Lanes(slots, [option for wish in self._wishes for option in wish.options])
+        self._typical = UNKNOWN_S
 
-    def __init__(self, slots: Sequence[Slot], capacity: Mapping[str, float]) -> None:
-        self._slots = {slot.name: slot for slot in slots if slot.free > 0 and slot.starts > 0}
-        self._left = dict(capacity)
+    def fill(self, tier: Sequence[int]) -> Iterator[Start]:
+        """Start units of one priority; the next call comes to what is left."""
+        known = [o.seconds for index in tier for o in self._wishes[index].options if o.seconds > 0]
+        self._typical = sum(known) / len(known) if known else UNKNOWN_S
+        places = {index: self._places(self._wishes[index]) for index in tier}
+        entries = self._allotted({index: found for index, found in places.items() if found})
+        waiting: list[_Waiting] = []
+        for entry in entries:
+            left = entry.units
+            for names in self._started(entry.wish, entry.option, entry.place, entry.units):
+                left -= 1
+                yield Start(entry.wish, entry.place[0], names, self._why(entry))
+            if left:
+                end = self._lanes.book(entry.place, entry.option, entry.seconds, left)
+                waiting.append(_Waiting(entry, left, end))
+        yield from self._helped(waiting, places)
 
-    def is_open(self, kinds: frozenset[str]) -> bool:
-        """Whether there is any device of these kinds of which something is free."""
-        return any(slot.kind in kinds for slot in self._slots.values())
+    def _places(self, wish: Wish) -> dict[Class, Option]:
+        """How a unit can run, by class."""
+        return {
+            place: option
+            for option in wish.options
+            for place in self._lanes.places(option)
+            if not wish.avoid or len(self._lanes.names(place) - wish.avoid) >= option.devices
+        }
 
-    def affords(self, wish: Wish) -> bool:
-        """Whether there is what one unit takes beside devices."""
-        return fits(wish.demand, self._left, 1) == 1
-
-    def room(self, wish: Wish, option: Option) -> tuple[str, ...] | None:
-        """Devices on which a unit can run now, small ones and those in use first; None if too few."""
-        if not self.affords(wish):
-            return None
-        fitting = [
-            slot
-            for slot in self._slots.values()
-            if slot.kind == option.kind
-            and slot.free >= option.share
-            and (not (slot.memory_mb and option.memory_mb) or slot.memory_mb >= option.memory_mb)
-            and slot.name not in wish.avoid
-        ]
-        if len(fitting) < option.devices:
-            return None
-        fitting.sort(key=lambda slot: (slot.free, slot.memory_mb))
-        return tuple(slot.name for slot in fitting[: option.devices])
-
-    def take(self, wish: Wish, option: Option, names: Sequence[str]) -> None:
-        """Start a unit on devices that `room` gave for it."""
-        subtract(self._left, wish.demand, 1)
-        for name in names:
-            slot = self._slots.pop(name)
-            memory_mb = slot.memory_mb - option.memory_mb
-            # Nothing left is not the same as nothing known.
-            left = slot._replace(
-                free=slot.free - option.share,
-                starts=slot.starts - 1,
-                memory_mb=memory_mb if memory_mb or not slot.memory_mb else -1,
+    def _allotted(self, places: Mapping[int, Mapping[Class, Option]]) -> list[_Entry]:
+        """The units by class, in the order in which to consider them."""
+        works = [
+            Work(
+                self._wishes[index].units,
+                {place: self._seconds(o) * o.devices * o.share / WHOLE for place, o in found.items()},
+                {place: self._seconds(o) * _risk(o) for place, o in found.items()},
             )
-            if left.free > 0 and left.starts > 0:
-                self._slots[name] = left
+            for index, found in places.items()
+        ]
+        allotment = allot(works, self._lanes.lines(), self._solver)
+        entries = []
+        for (index, found), work, shares in zip(places.items(), works, allotment.shares, strict=True):
+            for place, units in _rounded(shares, work.units):
+                seconds = self._seconds(found[place])
+                others = [self._seconds(option) for option in found.values() if option.kind != place[0]]
+                gain = min(others, default=math.inf) / seconds
+                entries.append(_Entry(index, found[place], place, units, seconds, work.longest[place], gain))
+
+        def order(entry: _Entry) -> tuple[bool, float, float]:
+            long = entry.longest >= LONG * allotment.end
+            return not long, 0.0 if long else -entry.gain, -entry.longest
+
+        return sorted(entries, key=order)
+
+    def _started(self, index: int, option: Option, place: Class, units: int) -> Iterator[tuple[str, ...]]:
+        """Start as many units as there is room for on a class; the devices of each."""
+        wish, names, seconds = self._wishes[index], self._lanes.names(place), self._seconds(option)
+        for _ in range(units):
+            room = self._pool.room(wish, option, names, seconds)
+            if room is None:
+                self._pool.hold(wish, option, names)
+                return
+            self._pool.take(wish, option, room)
+            self._lanes.book(place, option, seconds, 1)
+            yield room
+
+    def _helped(
+        self, waiting: list[_Waiting], places: Mapping[int, Mapping[Class, Option]]
+    ) -> Iterator[Start]:
+        """Let devices with nothing of their own to do take units that would end later where they belong.
+
+        Those come first for which it makes the least difference. Where nothing is known of durations a
+        device tries the shortest.
+        """
+        for place in self._lanes.classes:
+            if not self._pool.is_open(self._lanes.names(place)):
+                continue
+            helped = []
+            for position, one in enumerate(waiting):
+                option = places[one.entry.wish].get(place)
+                if option is None:
+                    continue
+                seconds = self._seconds(option)
+                if seconds * _risk(option) < one.end:
+                    helped.append((0, seconds / one.entry.seconds, position))
+                elif option.spread > WIDEST and seconds < one.end:
+                    helped.append((1, seconds, position))
+            for *_, position in sorted(helped):
+                one = waiting[position]
+                index, option = one.entry.wish, places[one.entry.wish][place]
+                for names in self._started(index, option, place, one.units):
+                    one = one._replace(units=one.units - 1)
+                    here, there = _told(self._seconds(option)), _told(one.end)
+                    why = f"ends in {here}, and in {there} on {one.entry.place[0]}"
+                    yield Start(index, place[0], names, why)
+                waiting[position] = one
+
+    def _seconds(self, option: Option) -> float:
+        return option.seconds or self._typical
+
+    def _why(self, entry: _Entry) -> str:
+        if entry.gain == math.inf:
+            why = f"runs on {entry.place[0]} only"
+        elif entry.gain >= 1:
+            why = f"{entry.gain:.1f} times as long elsewhere"
+        else:
+            why = f"{1 / entry.gain:.1f} times as long as elsewhere, where others gain more"
+        return f"{why}; {_told(entry.seconds)}" if entry.option.seconds else why
 
 
-class Queues:
-    """When devices will be free, as far as units were placed in thought."""
-
-    def __init__(self, slots: Sequence[Slot]) -> None:
-        self._free: dict[str, list[float]] = {}
-        for slot in slots:
-            if slot.free > 0 or 0 < slot.free_in < math.inf:
-                heapq.heappush(self._free.setdefault(slot.kind, []), slot.free_in)
-
-    def wait(self, option: Option) -> float:
-        """Seconds until a unit could start; infinite if it never could."""
-        queue = self._free.get(option.kind, [])
-        if len(queue) < option.devices:
-            return math.inf
-        return heapq.nsmallest(option.devices, queue)[-1] if option.devices else 0.0
-
-    def book(self, option: Option, seconds: float, units: int = 1) -> None:
-        """Place units that take ``seconds`` each where they can start first."""
-        queue = self._free.get(option.kind, [])
-        if units > len(queue) > 0:
-            share = units * seconds * option.devices * option.share / WHOLE / len(queue)
-            queue[:] = [free + share for free in queue]
-        elif option.devices and len(queue) >= option.devices:
-            start = [heapq.heappop(queue) for _ in range(option.devices)][-1]
-            for _ in range(option.devices):
-                heapq.heappush(queue, start + units * seconds * option.share / WHOLE)
+def _risk(option: Option) -> float:
+    """What a unit may take, by its expected duration."""
+    return math.exp(RISK * option.spread - min(option.spread, WIDEST) ** 2 / 2)
 
 
-def greedy(wishes: Sequence[Wish], tier: Sequence[int], pool: Pool, queues: Queues) -> Iterator[Start]:
-    """Place the longest units first, each where it ends first: at once, or where it would have to wait."""
-    for index in sorted(tier, key=lambda index: _longest_first(wishes[index])):
-        wish = wishes[index]
-        seconds = _seconds(wish)
-        kinds = frozenset(option.kind for option in wish.options)
-        left = wish.units
-        while left:
-            if not (pool.is_open(kinds) and pool.affords(wish)):
-                queues.book(min(zip(seconds, wish.options, strict=True))[1], min(seconds), left)
-                break
-            rooms = [pool.room(wish, option) for option in wish.options]
-            ends = [
-                length + (queues.wait(option) if room is None else 0.0)
-                for option, length, room in zip(wish.options, seconds, rooms, strict=True)
-            ]
-            best = ends.index(min(ends))
-            option, room = wish.options[best], rooms[best]
-            units = max(1, left // STEPS) if room is None else 1
-            queues.book(option, seconds[best], units)
-            left -= units
-            if room is not None:
-                pool.take(wish, option, room)
-                yield Start(index, option.kind, room, _why(wish, option))
+def _rounded(shares: Mapping[Class, float], units: int) -> Iterator[tuple[Class, int]]:
+    """Whole units by class, the rounding left to the largest share."""
+    for number, place in enumerate(sorted(shares, key=lambda place: shares[place]), 1):
+        whole = units if number == len(shares) else min(units, round(shares[place]))
+        units -= whole
+        if whole:
+            yield place, whole
 
 
-def _longest_first(wish: Wish) -> float:
-    lengths = [option.seconds for option in wish.options]
-    return -min(lengths) if all(lengths) else -math.inf
-
-
-def _seconds(wish: Wish) -> list[float]:
-    """The durations by option; of what nothing is known, what is known of the others."""
-    known = [option.seconds for option in wish.options if option.seconds > 0]
-    return [option.seconds or max(known, default=1.0) for option in wish.options]
-
-
-def _why(wish: Wish, option: Option) -> str:
-    if len(wish.options) == 1:
-        return f"runs on {option.kind} only"
-    return f"ends first on {option.kind}"
+def _told(seconds: float) -> str:
+    for limit, unit, name in (120.0, 1.0, "s"), (7200.0, 60.0, "min"):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 3600:.1f} h"

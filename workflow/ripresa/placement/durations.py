@@ -13,6 +13,9 @@ SAMPLE = 20
 LOOKED_AT = 200
 """Units per rule looked at in search of them."""
 
+NEWS = 1.03
+"""Predictions are made anew when this many times as many units have ended, or one of the same cost."""
+
 
 class Durations:
     """Durations of the published attempts, by rule, declared cost and kind of device.
@@ -24,6 +27,8 @@ class Durations:
     def __init__(self) -> None:
         self._sums: dict[str, tuple[int, float]] = {}
         self._models: dict[str, CostModel] = {}
+        self._made: dict[tuple[str, str, str], tuple[float, Prediction]] = {}
+        """Predictions, and up to how many units of the rule they hold."""
 
     @classmethod
     def of(cls, run: Run) -> "Durations":
@@ -58,10 +63,17 @@ class Durations:
         count, total = self._sums.get(rule, (0, 0.0))
         self._sums[rule] = count + 1, total + seconds
         self._models.setdefault(rule, CostModel()).learn(cost, kind, seconds)
+        for other in "gpu", "cpu":
+            self._made.pop((rule, cost, other), None)
 
     def predict(self, rule: str, cost: str, kind: str) -> Prediction:
         """The duration to expect of a unit; with nothing known, larger costs take longer."""
-        return self._models.setdefault(rule, CostModel()).predict(cost, kind)
+        count = self._sums.get(rule, (0, 0.0))[0]
+        holds, prediction = self._made.get((rule, cost, kind), (-1.0, None))
+        if prediction is None or count > holds:
+            prediction = self._models.setdefault(rule, CostModel()).predict(cost, kind)
+            self._made[rule, cost, kind] = NEWS * count, prediction
+        return prediction
 
     def expected(self, rule: str | None) -> float | None:
         """Mean duration in seconds, or None if nothing is known."""

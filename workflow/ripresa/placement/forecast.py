@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 from ripresa.placement import asking
 from ripresa.placement.asking import Asked
-from ripresa.placement.assignment import CPU, GPU, WHOLE, Option, Start
 from ripresa.placement.cost import Prediction
 from ripresa.placement.durations import Durations
 from ripresa.placement.inventory import Device
 from ripresa.placement.occupancy import Use, slots
 from ripresa.placement.packing import LOAD, Demand, Solver
 from ripresa.placement.ready import Kind, Ready
+from ripresa.placement.wishes import CPU, GPU, WHOLE, Option, Start
 
 LEVEL = 0.9
 """The end lies in the interval with this probability, if the predictions are as good as they claim to be."""

@@ -94,7 +94,7 @@ def solve(program: Program, time_limit: float) -> Sequence[float] | None:
     for terms, most in program.rows:
         stated += pulp.LpAffineExpression((variables[place], factor) for place, factor in terms) <= most
     # No `threads`: with it, even 1, about one in a thousand CBC processes sleeps for 10 s at its end.
-    stated.solve(pulp.PULP_CBC_CMD(msg=False, timeLimit=time_limit))
+    stated.solve(pulp.PULP_CBC_CMD(msg=False, timeLimit=time_limit, gapRel=program.gap or None))
     found = {pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible}
     if stated.sol_status not in found or any(variable.varValue is None for variable in variables):
         return None

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from ripresa.journal import devices as leased
 from ripresa.placement import nvml, rocm
-from ripresa.placement.assignment import CPU, GPU
 from ripresa.placement.visible import named, selected
+from ripresa.placement.wishes import CPU, GPU
 
 FOREIGN_MB = 300
 """A process that computes on a GPU takes so much of its memory before it does anything."""

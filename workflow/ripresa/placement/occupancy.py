@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from ripresa.journal import devices, exclusions
 from ripresa.journal.paths import Run
 from ripresa.placement import inventory
-from ripresa.placement.assignment import CPU, WHOLE, Slot
 from ripresa.placement.cost import Prediction
 from ripresa.placement.inventory import Device
+from ripresa.placement.wishes import CPU, WHOLE, Slot
 
 LOOK_S = 1.0
 """The time between two looks at what others have."""
@@ -149,15 +149,17 @@ def slots(
         name = device.name
         users, may, held = taken.get(name, []), starts.get(name, ENOUGH), max(0, others.get(name, 0))
         free = WHOLE - sum(use.devices[name] for use in users) - held
-        memory_mb = 0
+        memory_mb = total_mb = 0
         if device.memory_mb:
+            total_mb = max(1, device.memory_mb - foreign_mb.get(name, 0))
             promised = sum(use.memory_mb for use in users) + foreign_mb.get(name, 0)
             # What units that have just started will use is not used yet. Nothing left is not nothing known.
             memory_mb = min(device.free_mb, device.memory_mb - promised) or -1
         free_in = max((use.left(now) for use in users), default=0.0)
         if held or not may:
             free_in = math.inf
-        found.append(Slot(name, device.kind, max(0, free) if may else 0, memory_mb, free_in, may))
+        free = max(0, free) if may else 0
+        found.append(Slot(name, device.kind, free, memory_mb, free_in, may, total_mb))
     return found
 
 

@@ -19,6 +19,8 @@ class Program(NamedTuple):
     """The most that each variable may be, where there is such a limit; none by default."""
     whole: frozenset[int] = frozenset()
     """The variables that must be whole numbers."""
+    gap: float = 0.0
+    """What is worse than the best by this part of it will do."""
 
     def limit(self, variable: int) -> float | None:
         """The most that a variable may be, or None."""

@@ -5,8 +5,9 @@ from itertools import groupby, islice
 from typing import Generic, NamedTuple, TypeVar
 
 from ripresa.placement.asking import Asked
-from ripresa.placement.assignment import Option, Slot, Start, Wish, assign
+from ripresa.placement.assignment import assign
 from ripresa.placement.packing import SHORTLIST, Demand, Lot, Solver, pack, subtract
+from ripresa.placement.wishes import Option, Slot, Start, Wish, occupied
 
 UNLIMITED = 1 << 60
 """Snakemake's amount of a resource without a limit is sys.maxsize."""
@@ -130,7 +131,10 @@ class Ready(Generic[Job]):
         self, stocks: list[_Stock[Job]], slots: list[Slot], free: dict[str, float]
     ) -> Iterable[tuple[Job, Start]]:
         """Jobs to start on devices, each with its own; takes what they need from the slots and ``free``."""
-        starts = assign([_wish(stock) for stock in stocks], slots, free)
+        for stock in stocks:
+            assert stock.kind.asked is not None
+            stock.options = self._options(stock.kind.asked)
+        starts = assign([_wish(stock) for stock in stocks], slots, free, self._solver)
         jobs = [iter(stock.jobs) for stock in stocks]
         for start in starts:
             stock = stocks[start.wish]
@@ -147,7 +151,6 @@ class Ready(Generic[Job]):
             for place, (_, equal) in enumerate(groupby(stocks, self._preference)):
                 for stock in equal:
                     stock.place = place
-                    stock.options = self._options(stock.kind.asked) if stock.kind.asked else ()
             self._tiers = [list(tier) for _, tier in groupby(stocks, lambda stock: stock.kind.priority)]
         return self._tiers
 
@@ -179,18 +182,6 @@ class Ready(Generic[Job]):
             self._rank(kind.rule),
             kind.input_bytes,
         )
-
-
-def occupied(slot: Slot, option: Option) -> Slot:
-    """A device once a unit more runs there."""
-    memory_mb = slot.memory_mb - option.memory_mb
-    return slot._replace(
-        free=slot.free - option.share,
-        # Nothing left is not the same as nothing known.
-        memory_mb=memory_mb if memory_mb or not slot.memory_mb else -1,
-        free_in=max(slot.free_in, option.seconds),
-        starts=slot.starts - 1,
-    )
 
 
 def _wish(stock: _Stock[Job]) -> Wish:

@@ -17,8 +17,8 @@ class Regression:
     """
 
     def __init__(self, noise: float, strength: float) -> None:
-        """``noise`` is the standard deviation expected around the line, as firmly as ``strength``
-        observations would say it."""
+        """``noise`` is the standard deviation expected around the line, as surely as from ``strength``
+        observations."""
         self._places: dict[str, int] = {}
         self._weights: list[float] = []
         self._covariance: list[list[float]] = []
@@ -64,11 +64,12 @@ class Regression:
         mean = sum(self._weights[place] * value for place, value in found)
         furthest = clip * self.noise * math.sqrt(variance)
         error = max(-furthest, min(furthest, value - mean))
-        for place, gain in enumerate(gains):
-            self._weights[place] += gain * error / variance
-            row = self._covariance[place]
-            for other, also in enumerate(gains):
-                row[other] -= gain * also / variance
+        scaled = [gain / variance for gain in gains]
+        self._weights = [weight + gain * error for weight, gain in zip(self._weights, scaled, strict=True)]
+        self._covariance = [
+            [value - gain * other for value, other in zip(row, scaled, strict=True)] if gain else row
+            for row, gain in zip(self._covariance, gains, strict=True)
+        ]
         self._shape += 0.5
         self._rate += 0.5 * error**2 / variance
 

@@ -8,8 +8,8 @@ from ripresa.cli.checks import FAIL, OK, WARN, Check
 from ripresa.cli.checks.storage import NETWORK, file_system
 from ripresa.journal import devices as leased
 from ripresa.journal.text import printable
-from ripresa.placement.assignment import GPU
 from ripresa.placement.inventory import Device, busy, look
+from ripresa.placement.wishes import GPU
 
 _LEFT_OUT = "units do not get it; see docs/devices.md"
 
