@@ -30,6 +30,10 @@ def cpu(monkeypatch):
         torch.set_num_threads(1)
 
 
+def uncounted(samples):
+    """For where nobody asks how far it is."""
+
+
 def comparable(result):
     return json.dumps({key: result[key] for key in result if key not in ("provenance", "timings")})
 
@@ -51,16 +55,18 @@ def test_training_is_that_of_numpy_within_rounding(model):
     labels, orders = rng.integers(10, size=50), [rng.permutation(50), rng.permutation(50)]
     start = initial(parameters)
     own = NumpyBackend(parameters, 16)
-    expected, expected_loss = own.train(start, own.load(images, labels), orders)
+    expected, expected_loss = own.train(start, own.load(images, labels), orders, uncounted)
     for micro in (16, 4):
         backend = choose("torch", parameters, micro)
         samples = backend.load(images, labels)
-        found, loss = backend.train(start, samples, orders)
+        found, loss = backend.train(start, samples, orders, uncounted)
         assert (backend.name, found.dtype) == ("torch", np.float32)
         assert loss == pytest.approx(expected_loss, rel=1e-5)
         assert np.linalg.norm(found - expected) < 1e-5 * np.linalg.norm(expected - start)
         for one, other in zip(
-            backend.evaluate(found, samples), own.evaluate(found, own.load(images, labels)), strict=True
+            backend.evaluate(found, samples, uncounted),
+            own.evaluate(found, own.load(images, labels), uncounted),
+            strict=True,
         ):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
@@ -78,15 +84,15 @@ def test_a_whole_experiment_has_the_result_of_numpy(tmp_path):
 
 def test_a_resumed_training_ends_as_an_undisturbed_one(tmp_path, monkeypatch):
     undisturbed = running.run(SMALL, str(tmp_path / "a.json"), str(tmp_path / "a"), backend="torch")
-    original = Federation.round
+    original = Federation.merge
 
-    def killed(self, number, weights):
+    def killed(self, number, *clients):
         if number == 3:
             raise KeyboardInterrupt
-        return original(self, number, weights)
+        return original(self, number, *clients)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Federation, "round", killed)
+        patched.setattr(Federation, "merge", killed)
         with pytest.raises(KeyboardInterrupt):
             running.run(SMALL, str(tmp_path / "b.json"), str(tmp_path / "b"), backend="torch")
     resumed = running.run(SMALL, str(tmp_path / "b.json"), str(tmp_path / "b"), backend="torch")
@@ -95,15 +101,15 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(tmp_path, monkeypatch):
 
 def test_what_another_backend_began_is_gone_on_with_and_told(tmp_path, monkeypatch):
     plan = {**SMALL, "patience": 9}
-    original = Federation.round
+    original = Federation.merge
 
-    def killed(self, number, weights):
+    def killed(self, number, *clients):
         if number == 2:
             raise KeyboardInterrupt
-        return original(self, number, weights)
+        return original(self, number, *clients)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Federation, "round", killed)
+        patched.setattr(Federation, "merge", killed)
         with pytest.raises(KeyboardInterrupt):
             running.run(plan, str(tmp_path / "a.json"), str(tmp_path), backend="numpy")
     result = running.run(plan, str(tmp_path / "a.json"), str(tmp_path), micro_batch=32, backend="torch")

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import jsonschema
@@ -24,7 +26,9 @@ from ripresa.families.experiments import (
     clients,
     datasets,
     poisoning,
+    progress,
     running,
+    training,
 )
 from ripresa.families.experiments.architecture import SHAPES, cost, gpu_mem_mb, num_parameters
 from ripresa.families.experiments.backends import gpu_is_visible
@@ -39,6 +43,10 @@ SCRIPT = ROOT / "workflow/scripts/experiment_run.py"
 SCHEMA = json.loads((ROOT / "workflow/schemas/experiment_result.schema.json").read_text())
 SMALL = {"width_factor": 4, "rounds": 6, "learning_rate": 0.1}
 """A training that takes some milliseconds."""
+
+
+def uncounted(samples):
+    """For where nobody asks how far it is."""
 
 
 def comparable(result: dict) -> str:
@@ -273,7 +281,7 @@ NAMES = ["linear", "MLP", "deep MLP", "CNN", "deep CNN", "CNN with colours"]
 
 def gradient(backend, samples, weights):
     """That of the mean loss of all samples: what one step of rate 1 without momentum takes away."""
-    ended, loss = backend.train(weights, samples, [np.arange(len(samples[1]))])
+    ended, loss = backend.train(weights, samples, [np.arange(len(samples[1]))], uncounted)
     return weights - ended, loss
 
 
@@ -286,11 +294,11 @@ def test_gradients_are_those_of_finite_differences(model):
     images = rng.standard_normal((7, *SHAPES[parameters["dataset"]]))
     samples = backend.load(images, rng.integers(10, size=7))
     found, loss = gradient(backend, samples, weights)
-    assert loss == pytest.approx(backend.evaluate(weights, samples)[0].mean())
+    assert loss == pytest.approx(backend.evaluate(weights, samples, uncounted)[0].mean())
     for number in rng.choice(len(weights), 60, replace=False):
         step = np.zeros_like(weights)
         step[number] = 1e-5
-        losses = [backend.evaluate(weights + sign * step, samples)[0].mean() for sign in (1, -1)]
+        losses = [backend.evaluate(weights + sign * step, samples, uncounted)[0].mean() for sign in (1, -1)]
         assert found[number] == pytest.approx((losses[0] - losses[1]) / 2e-5, rel=1e-5, abs=1e-8)
 
 
@@ -321,7 +329,7 @@ def test_momentum_is_that_of_the_textbook():
     first, _ = gradient(plain, plain.load(images[:4], labels[:4]), start)
     between = start - 0.5 * first
     second, _ = gradient(plain, plain.load(images[4:], labels[4:]), between)
-    ended, _ = backend.train(start, backend.load(images, labels), [np.arange(8)])
+    ended, _ = backend.train(start, backend.load(images, labels), [np.arange(8)], uncounted)
     np.testing.assert_allclose(ended, between - 0.5 * (0.75 * first + second))
 
 
@@ -398,17 +406,17 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(tmp_path, monkeypatch, ch
     plan = {**SMALL, **changed}
     undisturbed = running.run(plan, str(tmp_path / "a.json"), str(tmp_path / "a"))
     computed, killed = [], set()
-    original = Federation.round
+    original = Federation.merge
 
-    def until_killed(self, number, weights):
-        found = original(self, number, weights)
+    def until_killed(self, number, *clients):
+        found = original(self, number, *clients)
         computed.append(number)
         if number % 2 == 0 and number not in killed:
             killed.add(number)
             raise Killed
         return found
 
-    monkeypatch.setattr(Federation, "round", until_killed)
+    monkeypatch.setattr(Federation, "merge", until_killed)
     for _ in range(3):
         with pytest.raises(Killed):
             running.run(plan, str(tmp_path / "b.json"), str(tmp_path / "b"))
@@ -418,9 +426,59 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(tmp_path, monkeypatch, ch
     assert [part["first_round"] for part in resumed["provenance"]["segments"]] == [1, 2, 4, 6]
 
 
+def test_of_a_long_round_no_more_than_one_client_is_lost(tmp_path, monkeypatch, capsys):
+    """Killed at the fourth client of every round; here any time makes a round a long one."""
+    plan = {**SMALL, "rounds": 3, "alpha": 0.3, "poison_ratio": 0.45}
+    undisturbed = running.run(plan, str(tmp_path / "a.json"), str(tmp_path / "a"))
+    monkeypatch.setattr(training, "SAVED_EVERY_S", 0)
+    monkeypatch.setattr(progress, "_EVERY_S", 0)
+    monkeypatch.setenv("RIPRESA_PROGRESS", str(tmp_path / "progress"))
+    trained, reached, original = [], [], Federation.train
+
+    def until_killed(self, number, client, weights):
+        trained.append((number, client))
+        if client == 3 and trained.count((number, client)) == 1:
+            raise Killed
+        return original(self, number, client, weights)
+
+    monkeypatch.setattr(Federation, "train", until_killed)
+    for _ in range(3):
+        with pytest.raises(Killed):
+            running.run(plan, str(tmp_path / "b.json"), str(tmp_path / "b"))
+        reached.append((tmp_path / "progress").read_text().split()[0])
+    resumed = running.run(plan, str(tmp_path / "b.json"), str(tmp_path / "b"))
+    assert comparable(resumed) == comparable(undisturbed)
+    assert sorted(trained) == sorted([(n + 1, c) for n in range(3) for c in [*range(10), 3]])
+    counts = Federation(canonical(plan), datasets.load("digits", ""), NumpyBackend(canonical(plan), 32), None)
+    assert reached == [str(n * (1167 + 270) + counts.trained(3)) for n in range(3)]
+    assert capsys.readouterr().out.endswith("resuming after round 2 and 3 clients of the next one\n")
+    assert [part["first_round"] for part in resumed["provenance"]["segments"]] == [1, 2, 3]
+
+
+def test_a_round_of_which_a_part_diverged_elsewhere_is_computed_again_from_its_start(tmp_path, monkeypatch):
+    """What the machine sent that computed a part of the round may be what makes it diverge."""
+    undisturbed = running.run(SMALL, str(tmp_path / "a.json"), str(tmp_path / "a"))
+    monkeypatch.setattr(training, "SAVED_EVERY_S", 0)
+    original = Federation.train
+
+    def failing(self, number, client, weights):
+        if (number, client) == (2, 5):
+            raise Killed
+        sent, loss = original(self, number, client, weights)
+        return (sent * np.float32(np.nan) if (number, client) == (2, 1) else sent), loss
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Federation, "train", failing)
+        with pytest.raises(Killed):
+            running.run(SMALL, str(tmp_path / "b.json"), str(tmp_path / "b"))
+    resumed = running.run(SMALL, str(tmp_path / "b.json"), str(tmp_path / "b"))
+    assert comparable(resumed) == comparable(undisturbed)
+
+
 def test_kill_9_costs_no_more_than_a_round(tmp_path):
     plan = {"width_factor": 16, "rounds": 25, "patience": 25, "batch_size": 8}
-    progress = tmp_path / "progress"
+    of_round, last = 1167 + 270, 270 + 360
+    told = tmp_path / "progress"
     command = [
         sys.executable,
         SCRIPT,
@@ -429,21 +487,54 @@ def test_kill_9_costs_no_more_than_a_round(tmp_path):
         "--checkpoints",
         tmp_path / "c",
     ]
-    environment = os.environ | {"RIPRESA_PROGRESS": str(progress)}
+    environment = os.environ | {"RIPRESA_PROGRESS": str(told)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 30
-        while not (progress.exists() and int(progress.read_text().split()[0] or 0) >= 3):
+        while not (told.exists() and int(told.read_text().split()[0] or 0) >= 3 * of_round):
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
-    done, total = map(int, progress.read_text().split())
-    assert total == 25 and not (tmp_path / "out.json").exists()
+    done, total = map(int, told.read_text().split())
+    assert total == 25 * of_round + last and not (tmp_path / "out.json").exists()
     again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
     resumed = int(re.match(r"resuming after round (\d+)\n", again.stdout)[1])
-    assert done <= resumed <= done + 1
-    assert progress.read_text().split() == ["25", "25"]
+    assert done // of_round <= resumed <= done // of_round + 1
+    assert told.read_text().split() == [str(total), str(total)]
     undisturbed = running.run(plan, str(tmp_path / "a.json"), str(tmp_path / "a"))
     assert comparable(json.loads((tmp_path / "out.json").read_text())) == comparable(undisturbed)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_progress_moves_within_a_round_and_ends_at_its_total(compute, tmp_path, monkeypatch, backend):
+    """A round of a large model lasts longer than a command may go without progress."""
+    if backend == "torch" and find_spec("torch") is None:
+        pytest.skip("PyTorch is not installed")
+    told, write = [], os.pwrite
+
+    def noted(fd, data, offset):
+        told.append([int(word) for word in data.split()])
+        return write(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", noted)
+    monkeypatch.setattr(progress, "_EVERY_S", 0)
+    monkeypatch.setenv("RIPRESA_PROGRESS", str(tmp_path / "progress"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "cpu0")
+    compute({**SMALL, "rounds": 2, "local_epochs": 2}, backend=backend, micro_batch=16)
+    total = 2 * (2 * 1167 + 270) + 270 + 360
+    done = [values[0] for values in told]
+    assert {values[1] for values in told} == {total} and done[0] == 0 and done[-1] == total
+    steps = [after - before for before, after in pairwise(done)]
+    assert min(steps) >= 0 and max(steps) == 360  # the test images, at once
+    assert steps.count(16) > 2 * 2 * 10 * 5
+
+
+def test_progress_is_told_once_a_second_and_after_each_round(compute, tmp_path, monkeypatch):
+    writes = []
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: writes.append(data))
+    monkeypatch.setenv("RIPRESA_PROGRESS", str(tmp_path / "progress"))
+    compute(SMALL)
+    assert SMALL["rounds"] + 2 <= len(writes) <= SMALL["rounds"] + 5
+    assert {len(data) for data in writes} == {32}
 
 
 @pytest.mark.parametrize("damage", ["torn", "empty", "garbage", "flipped", "other parameters"])
@@ -507,8 +598,8 @@ def test_a_round_that_diverges_only_once_is_a_fault_of_the_machine(compute, monk
     expected = running.run(SMALL, str(tmp_path / "a.json"), str(tmp_path / "a"))
     original, failed = NumpyBackend.train, []
 
-    def failing(self, start, samples, orders):
-        weights, loss = original(self, start, samples, orders)
+    def failing(self, *given):
+        weights, loss = original(self, *given)
         if not failed:
             failed.append(True)
             return weights * np.nan, float("nan")
@@ -521,10 +612,11 @@ def test_a_round_that_diverges_only_once_is_a_fault_of_the_machine(compute, monk
 
 def test_weights_that_overflow_at_the_server_diverge():
     parameters = canonical(SMALL)
-    federation = Federation(parameters, datasets.load("digits", ""), NumpyBackend(parameters, 32))
+    backend = NumpyBackend(parameters, 32)
+    federation = Federation(parameters, datasets.load("digits", ""), backend, uncounted)
     federation._aggregate = lambda models, samples: models[0] * np.float32(np.inf)
     with np.errstate(all="ignore"), pytest.raises(Diverged, match="validation loss is not finite"):
-        federation.round(1, initial(parameters))
+        federation.merge(1, [initial(parameters)] * 10, [1.0] * 10)
 
 
 # --- the script ---------------------------------------------------------------------------------------------

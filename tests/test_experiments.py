@@ -12,6 +12,7 @@ import pytest
 import scipy.stats
 import yaml
 
+from ripresa.cli import importing
 from ripresa.configuration.settings import _checker
 from ripresa.families.experiments import ExperimentError, migration, parameters, plots, summary, table
 from ripresa.families.experiments.plan import phases, plan, union
@@ -331,28 +332,70 @@ def test_what_no_column_tells_may_leave_two_experiments_to_choose_from(tmp_path)
     assert kinds(found) == [("ambiguous", "results.csv:2")] and not found.results
 
 
+def foreign_state(path):
+    """A state as that manager writes it: what it computes with is in the configuration of a task, too."""
+    own = {"project_name": "x", "global_rounds": 3000, "lr": 0.02, "phase_name": FOREIGN["phase"]}
+    own |= {"width_factor": 2, "depth": 1, "poison_ratio": 0.0, "alpha": None, "batch_size": 64}
+    own |= {name: FOREIGN[name] for name in ("dataset", "model_type", "poison_type", "data_ordering")}
+    last = {"assigned_to": None, "assigned_at": None, "retry_count": 0, "last_error": None}
+    tasks = {}
+    for number, (status, changed) in enumerate(
+        [
+            ("complete", {}),
+            ("complete", {"seed": 8, "aggregator": "median"}),
+            ("assigned", {"seed": 9}),
+            ("failed", {"poison_ratio": 0.5}),
+            ("pending", {"poison_ratio": 0.875}),
+            ("pending", {"aggregator": "krum"}),
+        ]
+    ):
+        config = own | {"aggregator": "fedavg"} | changed
+        seed = config.pop("seed", 7)
+        name = f"{FOREIGN['phase']}_{number}_{seed}"
+        tasks[name] = {"task_id": name, "config": config, "seed": seed, "status": status, **last}
+        if status == "assigned":
+            tasks[name] |= {"assigned_to": "gpu2", "assigned_at": "2025-12-19T23:10:15.123456"}
+        elif status == "failed":
+            tasks[name] |= {"retry_count": 4, "last_error": "out of memory:\n  2 GiB " + 200 * "x"}
+    assigned = {name: task for name, task in tasks.items() if task["status"] == "assigned"}
+    path.write_text(json.dumps({"tasks": tasks, "assigned_tasks": assigned}, indent=2))
+    return str(path)
+
+
 def test_the_state_of_the_manager_is_compared_with_its_table(tmp_path):
-    told = {name: FOREIGN[name] for name in (*table.PARAMETERS, "seed")}
-    tasks = {
-        "a": {"status": "completed", "config": told},
-        "b": {"status": "completed", "config": told | {"seed": 8}},
-        "c": {
-            "status": "assigned",
-            "config": told | {"aggregator": "median"},
-            "assigned_to": "gpu2",
-            "assigned_at": "2025-12-19T23:10:15.123456",
-        },
-        "d": {"status": "pending", "config": {}},
-    }
-    state = tmp_path / "manager_state.json"
-    state.write_text(json.dumps({"tasks": tasks, "assigned_tasks": {"c": tasks["c"]}}))
-    found = taken(tmp_path, {}, state=str(state))
-    assert kinds(found) == [("no row", "b"), ("assigned", "c")]
-    assert found.findings[1].message == (
-        "was assigned to gpu2 since 2025-12-19 23:10; it has no row, so it is computed here"
-    )
+    found = taken(tmp_path, {}, state=foreign_state(tmp_path / "manager_state.json"))
+    names = [f"exp3_attack_types_{name}" for name in ("0_7", "1_8", "2_9", "3_7")]
+    assert kinds(found) == list(zip(("no row", "assigned", "failed"), names[1:], strict=True))
+    _, assigned, failed = (finding.message for finding in found.findings)
+    computed = "it has no row, so it is computed here"
+    assert assigned == f"was assigned to gpu2 since 2025-12-19 23:10; {computed}"
+    assert failed.startswith("was given up (out of memory: 2 GiB xxx") and failed.endswith(f"x); {computed}")
+    assert len(failed) < 200
     (result,) = found.results.values()
-    assert result["provenance"]["state"]["task_id"] == "a"
+    assert result["provenance"]["state"] == {
+        "task_id": names[0],
+        "status": "complete",
+        "assigned_to": None,
+        "assigned_at": None,
+    }
+
+
+def test_the_short_names_of_accuracies_are_understood(tmp_path):
+    path = foreign_table(tmp_path / "results.csv", {"model_type": "lr", "signature": "digits|lr|2|1|0.0"})
+    text = Path(path).read_text().replace("_accuracy", "_acc").replace("\r\n", "\n")
+    Path(path).write_text(text)
+    found = migration.read(union(phases(STUDY)), [path])
+    (result,) = found.results.values()
+    assert (result["metrics"]["test_accuracy"], found.findings) == (0.75, [])
+
+
+def test_findings_of_one_kind_do_not_hide_those_of_another():
+    findings = [{"kind": "other model", "where": f"t.csv:{n}", "message": "m"} for n in range(9)]
+    findings.append({"kind": "assigned", "where": "task", "message": "m"})
+    document = {"run_id": "a", "rows": 9, "imported": [], "present": [], "to_compute": 1}
+    *_, shown, more = importing._text(document | {"findings": findings}, None)
+    assert [row[0] for row in shown.rows] == ["other model"] * 5 + ["assigned"]
+    assert more == "... and 4 more: other model; --json lists all"
 
 
 @pytest.mark.parametrize(
@@ -423,8 +466,13 @@ def test_a_study_moves_over_and_is_completed(checkout):
     controller.release(checkout.run)
     assert not os.path.exists(checkout.run.path("experiments"))
 
-    answer = checkout.ask("import", "--table", there, code=1)  # one row is of no experiment
-    assert answer["imported"] == targets[:2] and answer["counts"] == {"unknown": 1}
+    state = foreign_state(checkout.directory / "manager_state.json")
+    answer = checkout.ask("import", "--table", there, "--state", state, code=1)
+    assert answer["imported"] == targets[:2]
+    # One row is of no experiment; what of the state has no row is computed here.
+    assert answer["counts"] == {"unknown": 1, "no row": 1, "assigned": 1, "failed": 1}
+    told = [json.loads(Path(checkout.run.path(target)).read_text())["provenance"] for target in targets[:2]]
+    assert told[0]["state"]["task_id"] == "exp3_attack_types_0_7" and told[1]["state"] is None
     assert answer["to_compute"] == 10
     record = attempts.last(checkout.run, targets[0])
     assert (record["outcome"], record["attempt"], record["started"]) == ("published", 1, None)

@@ -3,7 +3,8 @@
 The same sweep on digits runs twice: undisturbed, and with kill -9 of the controller, of its process group, of
 a guard, of the processes of an experiment, or of all of that at once, until it is complete. Every resume is
 the same plain call. A witness that shares nothing with checkpoints notes by itself when a process begins a
-round of training and when it has computed it: a `sitecustomize.py` wraps the function that computes rounds.
+round of training, when a client has trained and when the round is computed: a `sitecustomize.py` wraps the
+functions that do so.
 """
 
 import argparse
@@ -30,18 +31,25 @@ WITNESS = """
 import os, sys
 if any(word.endswith("experiment_run.py") for word in sys.orig_argv):
     from ripresa.families.experiments.federated import Federation
-    compute = Federation.round
-    def note(what, number):
+    train, merge, begun = Federation.train, Federation.merge, 0
+    def note(what, number, client="-"):
         target, group = os.environ["RIPRESA_TARGET"], os.getpgrp()
         fd = os.open(os.environ["WITNESS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(fd, f"{what} {target} {number} {group}\\n".encode())
+        os.write(fd, f"{what} {target} {number} {client} {group}\\n".encode())
         os.close(fd)
-    def witnessed(self, number, weights):
-        note("begun", number)
-        computed = compute(self, number, weights)
+    def trained(self, number, client, weights):
+        global begun
+        if begun != number:
+            note("begun", number)
+            begun = number
+        sent = train(self, number, client, weights)
+        note("trained", number, client)
+        return sent
+    def merged(self, number, *clients):
+        computed = merge(self, number, *clients)
         note("computed", number)
         return computed
-    Federation.round = witnessed
+    Federation.train, Federation.merge = trained, merged
 """
 TABLE = f"runs/{RUN}/experiments/storm/results.csv"
 KINDS = ("controller", "controller and guards", "a guard", "an experiment", "everything")
@@ -80,7 +88,7 @@ class Study:
         return {name: (folder / name).read_bytes() for name in ("results.csv", "summary.csv")}
 
     def noted(self) -> list[list[str]]:
-        """What the witness saw: begun or computed, target, round, process group."""
+        """What the witness saw: begun, trained or computed, target, round, client, process group."""
         if not self.witness.exists():
             return []
         return [line.split() for line in self.witness.read_text().splitlines()]
@@ -142,33 +150,41 @@ def verdict(calm: Study, stormy: Study, experiments: dict[str, Any]) -> bool:
     """Print what became of the stormy study; whether it is as good as the other one."""
     (phase,) = phases(experiments)
     same = calm.table() == stormy.table()
-    begun: Counter[tuple[str, str]] = Counter()
-    computed: Counter[tuple[str, str]] = Counter()
+    seen: Counter[tuple[str, str, str, str]] = Counter()
     processes: dict[str, set[str]] = {}  # the process groups of each
-    for what, target, number, group in stormy.noted():
-        (begun if what == "begun" else computed)[target, number] += 1
+    for what, target, number, client, group in stormy.noted():
+        seen[what, target, number, client] += 1
         processes.setdefault(target, set()).add(group)
     rounds = {target: load(stormy.run.path(target))["rounds_run"] for target in processes}
-    again = Counter(target for (target, _), times in computed.items() if times > 1)
-    repeated = {
-        target: sum(times - 1 for (one, _), times in begun.items() if one == target) for target in processes
-    }
-    more = [target for target in processes if repeated[target] > len(processes[target]) - 1]
-    missing = [target for target in rounds if sum(one == target for one, _ in computed) != rounds[target]]
+
+    def repeated(what: str) -> dict[str, int]:
+        """How often each experiment did it again."""
+        return {
+            target: sum(n - 1 for (*key, _, _), n in seen.items() if key == [what, target])
+            for target in processes
+        }
+
+    begun, trained, computed = map(repeated, ("begun", "trained", "computed"))
+    more = [target for target in processes if begun[target] > len(processes[target]) - 1]
+    clients = next(iter(phase.experiments.values()))["clients"]
+    complete = Counter(target for what, target, *_ in seen if what == "computed") == Counter(rounds)
     outcomes: Counter[str] = Counter()
     for target in rounds:
         outcomes.update(str(record["outcome"]) for record in records.read(stormy.run.attempts(target)))
     interruptions = sum(len(groups) - 1 for groups in processes.values())
     print(f"attempt records {dict(outcomes)}; processes of experiments that were killed: {interruptions}")
-    print(f"rounds {sum(rounds.values())}, begun again after a kill: {sum(repeated.values())}")
+    print(f"rounds {sum(rounds.values())}, begun again after a kill: {sum(begun.values())}")
+    print(
+        f"of one experiment at most {max(begun.values())} rounds were begun again, and clients trained twice "
+        f"for {max(trained.values()) / clients:.1f} rounds at most"
+    )
     checks = {
         "tables equal to the undisturbed ones, byte for byte": same,
         f"all {len(phase.experiments)} experiments witnessed, every round of each computed": len(rounds)
         == len(phase.experiments)
-        and not missing,
+        and complete,
         "no experiment began more than one round again for each time it was killed": not more,
-        "no experiment had computed more than one round to its end twice": max(again.values(), default=0)
-        <= 1,
+        "no experiment had computed more than one round to its end twice": max(computed.values()) <= 1,
         "experiments were killed in the middle of their training": interruptions > 0,
     }
     for what, met in checks.items():

@@ -61,7 +61,7 @@ def epochs(parameters: dict[str, Any], rounds: int) -> dict[tuple[str, int], flo
             for backend, samples in zip(backends, loaded, strict=True):
                 with threads(backend.name, number):
                     began = time.perf_counter()
-                    backend.train(start, samples, orders)
+                    backend.train(start, samples, orders, lambda samples: None)
                     elapsed = time.perf_counter() - began
                 if repeat:  # the first warms up
                     times.setdefault((backend.name, number), []).append(1000 * elapsed)

@@ -1,14 +1,16 @@
-"""Experiments in a directory of their own, run by real snakemake calls: what the evaluations share."""
+"""What the evaluations share: single experiments, and campaigns of them by real snakemake calls."""
 
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ripresa.configuration.schema import load
+from ripresa.families.experiments.running import run
 
 ROOT = Path(__file__).parents[2]
 RUN = "study"
@@ -19,6 +21,12 @@ def section(**given: Any) -> dict[str, Any]:
     """An `experiments` section with all defaults."""
     filled: dict[str, Any] = load(ROOT / "workflow/schemas/experiments.schema.json").filled(given)
     return filled
+
+
+def computed(parameters: Mapping[str, Any], backend: str = "numpy") -> dict[str, Any]:
+    """The result of one experiment, computed in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        return run(parameters, f"{folder}/result.json", folder, backend=backend)
 
 
 class Workspace:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from ripresa.cli import experiments, runs
-from ripresa.cli.answers import Answer, Refusal, Table, count, cut
+from ripresa.cli.answers import Answer, Refusal, Table, count
 from ripresa.cli.snakemake import configuration
 from ripresa.families.experiments import ExperimentError, migration, table
 from ripresa.families.experiments.plan import union
@@ -20,7 +20,7 @@ from ripresa.journal.text import printable
 RULE = "experiment"
 SESSION = "import"
 DIFFERENT, HELD_BACK = "different", "not published"
-_SHOWN = 20
+_SHOWN = 5  # of each kind
 
 
 def answer(arguments: argparse.Namespace) -> Answer:
@@ -108,12 +108,18 @@ def _text(document: dict[str, Any], run_id: str | None) -> Iterable[str | Table]
         f"{count(document['to_compute'], 'experiment')} left to compute"
     )
     if document["findings"]:
-        shown, hidden = cut(document["findings"], _SHOWN)
+        seen: Counter[str] = Counter()
+        rows, hidden = [], Counter[str]()
+        for one in document["findings"]:
+            seen[one["kind"]] += 1
+            if seen[one["kind"]] <= _SHOWN:
+                rows.append(tuple(printable(one[key]) for key in ("kind", "where", "message")))
+            else:
+                hidden[one["kind"]] += 1
         yield ""
-        rows = [tuple(printable(one[key]) for key in ("kind", "where", "message")) for one in shown]
         yield Table(("FINDING", "WHERE", "WHAT"), rows)
-        if hidden:
-            yield f"... and {hidden:,} more; --json lists all"
+        for kind, number in hidden.items():
+            yield f"... and {number:,} more: {kind}; --json lists all"
     if document["imported"] and document["to_compute"]:
         yield ""
         words = " ".join(["snakemake", "--rerun-incomplete", *configuration(run_id)])

@@ -1,4 +1,6 @@
-"""Where a training stands after a round, kept so that a killed process loses at most the round it was in.
+"""Where a training stands, kept so that a killed process loses at most the round it was in.
+
+It is saved after each round, and after a client where rounds take long.
 
 Random numbers need no room in it: those of a round follow from its number (`randomness`). Nor does the
 momentum, which begins anew at each client in each round.
@@ -19,13 +21,13 @@ import numpy as np
 from ripresa.families.experiments.architecture import num_parameters
 from ripresa.families.experiments.weights import Vector
 
-_FORMAT = 1
+_FORMAT = 2
 _SUFFIX = ".npz"
 
 
 @dataclass
 class State:
-    """A training after ``round`` rounds (0 before the first)."""
+    """A training after ``round`` rounds (0 before the first) and some clients of the next one."""
 
     weights: Vector
     best_weights: Vector
@@ -33,11 +35,15 @@ class State:
     best_round: int = 0
     best_loss: float = float("inf")
     """The validation loss after `best_round`."""
+    sent: list[Vector] = field(default_factory=list)
+    """The weights of the clients that have trained in the next round."""
+    losses: list[float] = field(default_factory=list)
+    """The mean training loss of each of them."""
     history: list[dict[str, Any]] = field(default_factory=list)
     elapsed_s: float = 0.0
-    """Time of all rounds so far, in whatever process they were computed."""
+    """Time of all that was computed so far, in whatever process they were computed."""
     segments: list[dict[str, Any]] = field(default_factory=list)
-    """What computed the rounds: one entry for each process, with the first of its rounds."""
+    """What computed it: one entry for each process, with the round that it began or went on with."""
 
 
 class Checkpoint:
@@ -53,7 +59,7 @@ class Checkpoint:
         try:
             with np.load(self.path, allow_pickle=False) as saved:
                 header = json.loads(str(saved["header"]))
-                weights, best_weights = saved["weights"], saved["best_weights"]
+                weights, best_weights, sent = saved["weights"], saved["best_weights"], saved["sent"]
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -62,14 +68,15 @@ class Checkpoint:
         if [header["format"], header["parameters"], len(weights)] != self._identity:
             say(f"checkpoint {self.path} is of another experiment: starting from the first round")
             return None
-        return State(weights, best_weights, **header["state"])
+        return State(weights, best_weights, sent=list(sent), **header["state"])
 
     def save(self, state: State) -> None:
         """Replace it by this state, at once and for good."""
-        fields = {name: value for name, value in vars(state).items() if not isinstance(value, np.ndarray)}
+        fields = dict(vars(state))
+        arrays = {name: fields.pop(name) for name in ("weights", "best_weights", "sent")}
         header = {"format": _FORMAT, "parameters": self._identity[1], "state": fields}
         with open(self.path + ".tmp", "wb") as file:
-            np.savez(file, header=json.dumps(header), weights=state.weights, best_weights=state.best_weights)
+            np.savez(file, header=json.dumps(header), **arrays)
             file.flush()
             os.fsync(file.fileno())
         os.replace(self.path + ".tmp", self.path)

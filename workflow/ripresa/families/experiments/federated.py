@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ripresa.families.experiments import Diverged, clients, poisoning
 from ripresa.families.experiments.aggregation import AGGREGATORS
 from ripresa.families.experiments.datasets import Dataset, Labels
+from ripresa.families.experiments.progress import Count
 from ripresa.families.experiments.randomness import Purpose, stream
 from ripresa.families.experiments.weights import Vector
 
@@ -30,11 +31,11 @@ class Backend(Protocol[Samples]):
     def load(self, images: NDArray[np.float32], labels: Labels) -> Samples: ...
 
     def train(
-        self, start: Vector, samples: Samples, orders: list[NDArray[np.intp]]
+        self, start: Vector, samples: Samples, orders: list[NDArray[np.intp]], count: Count
     ) -> tuple[Vector, float]: ...
 
     def evaluate(
-        self, weights: Vector, samples: Samples
+        self, weights: Vector, samples: Samples, count: Count
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]: ...
 
 
@@ -49,19 +50,21 @@ class Judged(NamedTuple):
 class Federation(Generic[Samples]):
     """Clients with their samples, some poisoned, and the server with the validation and test images."""
 
-    def __init__(self, parameters: Mapping[str, Any], dataset: Dataset, backend: Backend[Samples]) -> None:
-        self._parameters, self._backend = parameters, backend
+    def __init__(
+        self, parameters: Mapping[str, Any], dataset: Dataset, backend: Backend[Samples], count: Count
+    ) -> None:
+        self._parameters, self._backend, self._count = parameters, backend, count
         self._aggregate = AGGREGATORS[parameters["aggregator"]]
-        count, seed = parameters["clients"], parameters["seed"]
-        shares = clients.proportions(parameters["alpha"], count, seed)
+        size, seed = parameters["clients"], parameters["seed"]
+        shares = clients.proportions(parameters["alpha"], size, seed)
         trained, self._validated, self._tested = (
-            clients.divide(part.labels, shares, count, stream(seed, Purpose.SPLIT, number), least)
+            clients.divide(part.labels, shares, size, stream(seed, Purpose.SPLIT, number), least)
             for number, (part, least) in enumerate(
                 zip(dataset, (_LEAST_TRAINED, _LEAST_JUDGED, _LEAST_JUDGED), strict=True)
             )
         )
         self._counts = [len(part) for part in trained]
-        poison = poisoning.shares(parameters["poison_ratio"], count, seed)
+        poison = poisoning.shares(parameters["poison_ratio"], size, seed)
         self._samples = [
             backend.load(
                 dataset.train.images[part],
@@ -73,34 +76,49 @@ class Federation(Generic[Samples]):
         ]
         self._validation, self._test = backend.load(*dataset.validation), backend.load(*dataset.test)
 
-    def round(self, number: int, weights: Vector) -> tuple[Vector, dict[str, Any]]:
-        """The weights after a round (from 1) that begins with these, and what the history says of it.
+    @property
+    def clients(self) -> int:
+        """How many clients there are."""
+        return len(self._samples)
 
-        Raises Diverged if a client's loss, or that of the server, is beyond all bounds.
+    def train(self, number: int, client: int, weights: Vector) -> tuple[Vector, float]:
+        """The weights that a client sends in a round (from 1) that begins with these, and its mean loss.
+
+        Raises Diverged if that is beyond all bounds.
         """
-        models = np.empty((len(self._samples), len(weights)), np.float32)
-        total = 0.0
-        for client, samples in enumerate(self._samples):
-            models[client], loss = self._backend.train(weights, samples, self._orders(number, client))
-            if not loss <= LOSS_LIMIT:
-                raise Diverged(f"round {number} diverged: training loss {loss:.3g} at client {client}")
-            total += loss * self._counts[client]
-        merged = self._aggregate(models, self._counts)
-        losses, right = self._backend.evaluate(merged, self._validation)
-        if not np.isfinite(losses).all():
+        orders = self._orders(number, client)
+        sent, loss = self._backend.train(weights, self._samples[client], orders, self._count)
+        if not loss <= LOSS_LIMIT:
+            raise Diverged(f"round {number} diverged: training loss {loss:.3g} at client {client}")
+        return sent, loss
+
+    def trained(self, clients: int) -> int:
+        """On how many samples the first so many clients train in a round, as they are counted."""
+        return self._parameters["local_epochs"] * sum(self._counts[:clients])
+
+    def merge(
+        self, number: int, sent: Sequence[Vector], losses: Sequence[float]
+    ) -> tuple[Vector, dict[str, Any]]:
+        """The weights after a round in which the clients sent theirs, and what the history says of it.
+
+        Raises Diverged if they have no finite loss on the validation images.
+        """
+        merged = self._aggregate(np.stack(sent), self._counts)
+        found, right = self._backend.evaluate(merged, self._validation, self._count)
+        if not np.isfinite(found).all():
             raise Diverged(f"round {number} diverged: validation loss is not finite")
         return merged, {
             "round": number,
-            "train_loss": total / sum(self._counts),
+            "train_loss": float(np.average(losses, weights=self._counts)),
             "val_accuracy": float(right.mean()),
-            "val_loss": float(losses.mean()),
+            "val_loss": float(found.mean()),
         }
 
     def judge(self, weights: Vector) -> tuple[Judged, Judged]:
         """What weights do on the validation and on the test images."""
         return (
-            Judged(*self._backend.evaluate(weights, self._validation), self._validated),
-            Judged(*self._backend.evaluate(weights, self._test), self._tested),
+            Judged(*self._backend.evaluate(weights, self._validation, self._count), self._validated),
+            Judged(*self._backend.evaluate(weights, self._test, self._count), self._tested),
         )
 
     def _orders(self, number: int, client: int) -> list[NDArray[np.intp]]:

@@ -1,8 +1,9 @@
 """Results of a study that was run elsewhere, taken over from its table and the state of its manager.
 
-The table (the columns of `table.COLUMNS`, in any order) says what is finished; the state file only what the
-manager believed. A row is taken if it is valid, if its parameters are those of exactly one configured
-experiment, and if no other row contradicts it. Everything else is a finding: nothing is left out silently.
+The table (the columns of `table.COLUMNS`, in any order, `_acc` for `_accuracy`, too) says what is finished;
+the state file only what the manager believed. A row is taken if it is valid, if its parameters are those of
+exactly one configured experiment, and if no other row contradicts it. Everything else is a finding: nothing
+is left out silently.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from ripresa.families.experiments.plan import Experiments
 from ripresa.families.experiments.table import COLUMNS, METRICS, PARAMETERS
 
 INVALID, UNKNOWN, AMBIGUOUS, CONTRADICTORY = "invalid", "unknown", "ambiguous", "contradictory"
-DUPLICATE, OTHER_MODEL, ASSIGNED, NO_ROW = "duplicate", "other model", "assigned", "no row"
+DUPLICATE, OTHER_MODEL, NO_ROW = "duplicate", "other model", "no row"
+ASSIGNED, FAILED = "assigned", "failed"
 LEFT_OUT = (INVALID, UNKNOWN, AMBIGUOUS, CONTRADICTORY)
 """Findings for which a row was not taken."""
 
@@ -42,6 +44,7 @@ _WORDS = {
     },
 }
 """By parameter what other spellings (letters and digits only) mean here."""
+_COMPLETE = ("complete", "completed")
 _IID = {"", "none", "null", "nan", "inf", "iid"}
 _WHOLE = ("width_factor", "depth", "batch_size", "seed", "num_parameters", "best_epoch")
 
@@ -111,7 +114,7 @@ def _rows(path: str, findings: list[Finding]) -> Iterable[_Row | None]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise ExperimentError(f"{path}: cannot be read as a table: {reason}; give a CSV file") from None
-    header = lines[0] if lines else []
+    header = [re.sub("_acc$", "_accuracy", name.strip()) for name in lines[0]] if lines else []
     if missing := [name for name in COLUMNS if name not in header]:
         raise ExperimentError(f"{path}: lacks the columns {', '.join(missing)}; give the table of results")
     name, sha256 = os.path.basename(path), hashlib.sha256(data).hexdigest()
@@ -268,10 +271,11 @@ def _tasks(path: str) -> list[dict[str, Any]]:
 
 
 def _task_key(task: Mapping[str, Any]) -> str | None:
-    """The parameters of a task, if its configuration tells them all."""
+    """The parameters of a task, if it tells them all; the seed may be beside its configuration."""
     config = task.get("config")
     try:
-        return _key({name: _value(name, config[name]) for name in _KEY}) if isinstance(config, dict) else None
+        told = {"seed": task.get("seed"), **config} if isinstance(config, dict) else {}
+        return _key({name: _value(name, told[name]) for name in _KEY})
     except (KeyError, ValueError):
         return None
 
@@ -280,13 +284,16 @@ def _about(tasks: Iterable[Mapping[str, Any]], found: Mapping[str, Any]) -> Iter
     """Tasks whose state and table do not fit: they are computed here unless a row tells their result."""
     for task in tasks:
         key, status, name = _task_key(task), task.get("status"), str(task["task_id"])
+        then = "its row is taken" if key in found else "it has no row, so it is computed here"
+        if key is None:
+            then = "its configuration does not tell which row is its own"
         if status == "assigned":
             whose = f"to {task.get('assigned_to')} since {_day(task.get('assigned_at'))}"
-            then = "its row is taken" if key in found else "it has no row, so it is computed here"
-            if key is None:
-                then = "its configuration does not tell which row is its own"
             yield Finding(ASSIGNED, name, f"was assigned {whose}; {then}")
-        elif status == "completed" and key not in found:
+        elif status == "failed":
+            why = " ".join(str(task.get("last_error") or "an unknown error").split())
+            yield Finding(FAILED, name, f"was given up ({why[:100]}); {then}")
+        elif status in _COMPLETE and key not in found:
             yield Finding(NO_ROW, name, "is completed by the state, but no row has its parameters")
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ripresa.families.experiments.architecture import CLASSES, num_parameters
 from ripresa.families.experiments.convolution import Convolutional
 from ripresa.families.experiments.dense import Dense
+from ripresa.families.experiments.progress import Count
 from ripresa.families.experiments.weights import Vector
 
 Array = NDArray[Any]
@@ -43,29 +44,33 @@ class NumpyBackend:
         """Samples as the other functions take them."""
         return self._network.prepared(images), labels
 
-    def train(self, start: Vector, samples: Samples, orders: list[NDArray[np.intp]]) -> tuple[Vector, float]:
+    def train(
+        self, start: Vector, samples: Samples, orders: list[NDArray[np.intp]], count: Count
+    ) -> tuple[Vector, float]:
         """The weights after one pass for each of the orders, and the mean loss met on the way.
 
-        Stochastic gradient descent with momentum, v = m v + r g, w = w - v, whose v begins at 0.
+        Stochastic gradient descent with momentum, v = m v + r g, w = w - v, whose v begins at 0. ``count`` is
+        told how many samples were computed, whenever some were.
         """
         self._weights[:] = start
         self._velocity[:] = 0
         total = 0.0
         for order in orders:
-            total += self._epoch(samples[0][order], samples[1][order])
+            total += self._epoch(samples[0][order], samples[1][order], count)
         return self._weights.copy(), total / sum(map(len, orders))
 
-    def _epoch(self, inputs: Array, labels: NDArray[np.intp]) -> float:
-        count, dtype = len(labels), inputs.dtype
-        wanted = np.zeros((CLASSES, count), dtype)
-        wanted[labels, np.arange(count)] = 1
-        sums, chosen = np.empty(count, dtype), np.empty((CLASSES, count), dtype)
-        for start in range(0, count, self._batch):
-            stop = min(start + self._batch, count)
+    def _epoch(self, inputs: Array, labels: NDArray[np.intp], count: Count) -> float:
+        number, dtype = len(labels), inputs.dtype
+        wanted = np.zeros((CLASSES, number), dtype)
+        wanted[labels, np.arange(number)] = 1
+        sums, chosen = np.empty(number, dtype), np.empty((CLASSES, number), dtype)
+        for start in range(0, number, self._batch):
+            stop = min(start + self._batch, number)
             rate = dtype.type(self._rate / (stop - start))
             for first in range(start, stop, self._micro):
                 part = slice(first, min(first + self._micro, stop))
                 self._backward(inputs[part], wanted[:, part], rate, sums[part], chosen[:, part])
+                count(part.stop - first)
                 if self._sum is not self._gradient:
                     if first == start:
                         self._sum[:] = self._gradient
@@ -91,7 +96,9 @@ class NumpyBackend:
         outputs *= rate
         self._network.backward(inputs, outputs)
 
-    def evaluate(self, weights: Vector, samples: Samples) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def evaluate(
+        self, weights: Vector, samples: Samples, count: Count
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """The loss of each sample, and whether it was classified rightly."""
         self._weights[:] = weights
         inputs, labels = samples
@@ -103,4 +110,5 @@ class NumpyBackend:
             outputs -= outputs.max(axis=0)
             own = outputs[asked, np.arange(len(asked))].astype(np.float64)
             losses[part] = np.log(np.exp(outputs).sum(axis=0, dtype=np.float64)) - own
+            count(len(asked))
         return losses, right

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -16,9 +15,8 @@ from ripresa.families.experiments import ExperimentError, backends, datasets, re
 from ripresa.families.experiments.checkpoint import Checkpoint, remove_finished
 from ripresa.families.experiments.federated import Federation
 from ripresa.families.experiments.parameters import canonical
+from ripresa.families.experiments.progress import Progress
 from ripresa.families.experiments.training import train
-
-_LENGTH = 32  # bytes of a progress report, always as many, so that a reader never sees parts of two
 
 
 def run(
@@ -46,9 +44,11 @@ def run(
     chosen = backends.choose(backend, parameters, micro_batch)
     folder = os.environ.get("RIPRESA_DATASETS", "datasets")
     means = {"backend": chosen.name, "micro_batch": micro_batch, **chosen.versions}
+    dataset = datasets.load(parameters["dataset"], folder)
+    progress = Progress(parameters, dataset)
     with np.errstate(all="ignore"):  # what matters shows in the losses
-        federation = Federation(parameters, datasets.load(parameters["dataset"], folder), chosen)
-        outcome = train(parameters, federation, Checkpoint(checkpoints, name, parameters), means, report)
+        federation = Federation(parameters, dataset, chosen, progress.count)
+        outcome = train(parameters, federation, Checkpoint(checkpoints, name, parameters), means, progress)
     found = result.document(name, parameters, outcome)
     found |= {
         "micro_batch": micro_batch,
@@ -65,19 +65,6 @@ def run(
     }
     result.write(output, found)
     return found
-
-
-def report(current: int, total: int) -> None:
-    """Say in the file that ``$RIPRESA_PROGRESS`` names how many of the rounds are done."""
-    path = os.environ.get("RIPRESA_PROGRESS")
-    if not path:
-        return
-    with contextlib.suppress(OSError):  # it only informs
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            os.pwrite(fd, f"{current} {total}".ljust(_LENGTH - 1).encode() + b"\n", 0)
-        finally:
-            os.close(fd)
 
 
 def _results(output: str) -> str:

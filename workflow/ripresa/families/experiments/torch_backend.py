@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from ripresa.families.experiments import ExperimentError
 from ripresa.families.experiments.architecture import layers, residual_factor
+from ripresa.families.experiments.progress import Count
 from ripresa.families.experiments.weights import Vector, matrices
 
 _EVALUATED = 512
@@ -75,7 +76,9 @@ class TorchBackend:
         return torch.from_numpy(images).to(self._device), torch.from_numpy(labels).to(self._device)
 
     @_reporting_memory
-    def train(self, start: Vector, samples: Samples, orders: list[NDArray[np.intp]]) -> tuple[Vector, float]:
+    def train(
+        self, start: Vector, samples: Samples, orders: list[NDArray[np.intp]], count: Count
+    ) -> tuple[Vector, float]:
         """As of the NumPy backend."""
         weights = [part.requires_grad_() for part in self._tensors(start)]
         optimizer = torch.optim.SGD(weights, self._rate, self._momentum)
@@ -92,13 +95,16 @@ class TorchBackend:
                     loss = functional.cross_entropy(outputs, labels[begin:end], reduction="sum")
                     (loss / (stop - first)).backward()
                     total += loss.detach()
+                    count(end - begin)
                 optimizer.step()
         merged = torch.cat([part.detach().reshape(-1) for part in weights])
         return merged.cpu().numpy(), float(total) / sum(map(len, orders))
 
     @_reporting_memory
     @torch.no_grad()
-    def evaluate(self, weights: Vector, samples: Samples) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def evaluate(
+        self, weights: Vector, samples: Samples, count: Count
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """The loss of each sample, and whether it was classified rightly."""
         tensors = self._tensors(weights)
         losses, right = [], []
@@ -106,6 +112,7 @@ class TorchBackend:
             outputs = self._outputs(images, tensors, self._factor)
             losses.append(functional.cross_entropy(outputs.double(), labels, reduction="none"))
             right.append(outputs.argmax(1) == labels)
+            count(len(labels))
         return torch.cat(losses).cpu().numpy(), torch.cat(right).cpu().numpy()
 
     def _tensors(self, vector: Vector) -> list[torch.Tensor]:
