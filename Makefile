@@ -9,10 +9,18 @@ LINK := for profile in $(filter-out profiles/default,$(wildcard profiles/*)); do
 	ln -sfn $$profile $$(basename $$profile); done
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup run run-hosts test slow slurm hosts lint lock clean
+.PHONY: setup torch run run-hosts test slow slurm hosts lint lock clean
 
 setup: $(READY)
 	@$(LINK)
+
+# PyTorch for the experiments, beside the locked packages, which stay as they are. It is not among those because it
+# may bring gigabytes along, of what its index has for this machine.
+torch: $(READY)
+	mkdir -p build
+	$(BIN)/python -m pip freeze --exclude-editable >build/installed.txt
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint build/installed.txt \
+		--requirement requirements-torch.txt
 
 # The demo campaign; safe to call again after anything. ARGS goes to Snakemake, e.g. make run ARGS=--dry-run
 run: $(READY)

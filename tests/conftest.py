@@ -167,10 +167,13 @@ onerror:
     campaign.end(complete())
 """
 
+# It has read what it does before it is seen to be executed, so that a test may then change that for the next time.
 UNIT = """
+does=:
+[ ! -e "$1.sh" ] || does=$(<"$1.sh")
 echo "$1 $RIPRESA_ATTEMPT" >> executions
 echo "begin $2" > "$3"
-[ ! -e "$1.sh" ] || source "./$1.sh"
+eval "$does"
 echo "end $2" >> "$3"
 """
 
@@ -237,16 +240,25 @@ class Campaign:
 
     def executions(self):
         """Which units were executed, in order of their starts."""
+        return [name for name, _ in self._started()]
+
+    def _started(self):
         file = self.directory / "executions"
-        return [line.split()[0] for line in file.read_text().splitlines()] if file.exists() else []
+        return [tuple(line.split()) for line in file.read_text().splitlines()] if file.exists() else []
 
     def outcomes(self, name):
         return [record["outcome"] for record in attempts.read(self.run, f"units/{name}.txt")]
 
     def running(self, name):
-        """Wait until the command of a unit runs; returns the owner in its lease."""
+        """Wait until the command of a unit runs and has read its script; returns the owner in its lease."""
         lease = self.run.lease(f"units/{name}.txt")
-        return wait_until(lambda: (o := leases.owner(lease)) and o.get("group") and o, 30)
+
+        def owner():
+            found = leases.owner(lease)
+            begun = found and found.get("group") and (name, str(found["attempt"])) in self._started()
+            return found if begun else None
+
+        return wait_until(owner, 30)
 
 
 @pytest.fixture

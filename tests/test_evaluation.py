@@ -44,6 +44,7 @@ def test_an_evaluation_meets_its_goal(name: str) -> None:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
 
+@pytest.mark.quiet
 def test_throughput_on_slurm_meets_its_goal(slurm: Cluster) -> None:
     """Beside the plain array; the official plugin takes minutes, and is for the hand."""
     script = ROOT / "evaluation/slurm/throughput.py"

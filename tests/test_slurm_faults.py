@@ -19,7 +19,7 @@ from ripresa.recovery.unit import parse
 from ripresa.slurm.nodes import BadNodes
 
 EXECUTOR = ("--executor", "slurm-resume", "--jobs", "50", "--latency-wait", "0")
-ONCE = "[ $RIPRESA_ATTEMPT -gt 1 ] || sleep 60"
+ONCE = "[ $RIPRESA_ATTEMPT -gt 1 ] || { touch begun; sleep 60; }"
 NOT_AVAILABLE = "sbatch: error: Batch job submission failed: Requested node configuration is not available"
 
 
@@ -54,8 +54,7 @@ def test_an_instance_that_slurm_took_back_has_the_class_of_its_end(
     campaign.units(a=1)
     campaign.does("a", ONCE)
     controller = campaign.start(*EXECUTOR)
-    campaign.running("a")
-    time.sleep(0.5)  # all of it is to be there to be killed
+    wait_until((campaign.directory / "begun").exists, 30)
     node = fake.job("1")["node"]
     fake.requeue("1")
     with fake.store.lock():
@@ -84,8 +83,7 @@ def test_a_unit_that_is_given_up_does_not_start_again_because_slurm_requeues_it(
     assert changed != text
     snakefile.write_text(changed)
     controller = campaign.start(*EXECUTOR)
-    campaign.running("a")
-    time.sleep(0.5)
+    wait_until((campaign.directory / "begun").exists, 30)
     fake.requeue("1")
     said = controller.communicate(timeout=60)[0]
     assert controller.returncode == 1, said
@@ -122,8 +120,7 @@ def test_a_job_that_waits_for_ever_without_a_node_that_failed_gets_it(campaign, 
     leave_out(campaign.run, "n1")
     fake.fate("*", reason="BadConstraints")
     controller = campaign.start(*EXECUTOR)
-    wait_until(lambda: fake.calls("sbatch"), 30)
-    time.sleep(1)
+    wait_until(fake.jobs, 30)
     fake.store.write("fates.json", [])
     said = controller.communicate(timeout=60)[0]
     assert controller.returncode == 0, said
