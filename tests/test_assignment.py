@@ -238,6 +238,11 @@ def test_shares_fill_one_device_before_the_next():
     assert sorted(start.devices[0] for start in starts) == ["gpu0", "gpu0", "gpu1"]
 
 
+def test_shares_of_a_device_of_unknown_memory_are_all_given():
+    wish = Wish(2, (Option(GPU, share=50, memory_mb=5000, seconds=10),))
+    assert len(assign([wish], [Slot("gpu0", GPU)], {})) == 2
+
+
 def test_a_unit_runs_on_a_device_with_the_memory_it_needs_and_leaves_larger_ones():
     small, large = (Wish(1, (Option(GPU, memory_mb=memory, seconds=10),)) for memory in (8_000, 20_000))
     slots = [Slot("large", GPU, memory_mb=24_000), Slot("small", GPU, memory_mb=10_000)]

@@ -103,8 +103,11 @@ class _Assignment:
                 yield Start(entry.wish, entry.place[0], names, self._why(entry))
             if left:
                 end = self._lanes.book(entry.place, entry.option, entry.seconds, left)
-                waiting.append(_Waiting(entry, left, end))
+                # Lanes know parts of a device as parts of its time.
+                waiting.append(_Waiting(entry, left, max(end, entry.seconds)))
         yield from self._helped(waiting, places)
+        if self._pool.released:
+            yield from self._helped(waiting, places)
 
     def _places(self, wish: Wish) -> dict[Class, Option]:
         """How a unit can run, by class."""
@@ -169,7 +172,7 @@ class _Assignment:
                 if option is None:
                     continue
                 seconds = self._seconds(option)
-                if seconds * _risk(option) < one.end:
+                if place[0] == one.entry.place[0] or seconds * _risk(option) <= one.end:
                     helped.append((0, seconds / one.entry.seconds, position))
                 elif option.spread > WIDEST and seconds < one.end:
                     helped.append((1, seconds, position))

@@ -17,6 +17,9 @@ class Pool:
         self._left = dict(capacity)
         self._held: dict[str, float] = {}
         """Devices that a unit waits for, with the seconds until it can have them."""
+        self._holder: Wish | None = None
+        self.released = False
+        """Whether devices were held for a unit that then started elsewhere."""
 
     def is_open(self, names: frozenset[str]) -> bool:
         """Whether something is free of any of these devices."""
@@ -52,6 +55,8 @@ class Pool:
     def take(self, wish: Wish, option: Option, names: Sequence[str]) -> None:
         """Start a unit on devices that `room` gave for it."""
         subtract(self._left, wish.demand, 1)
+        if wish is self._holder:
+            self._held, self._holder, self.released = {}, None, True
         for name in names:
             left = occupied(self._open.pop(name), option)
             self._all[name] = left
@@ -81,6 +86,7 @@ class Pool:
             fitting.sort(key=lambda slot: slot.free_in)
             first = fitting[: option.devices]
             self._held = dict.fromkeys((slot.name for slot in first), first[-1].free_in)
+            self._holder = wish
 
 
 def memory_mb(slot: Slot) -> float:

@@ -72,11 +72,10 @@ class Start(NamedTuple):
 
 def occupied(slot: Slot, option: Option) -> Slot:
     """A device once a unit more runs there."""
-    memory_mb = slot.memory_mb - option.memory_mb
     return slot._replace(
         free=slot.free - option.share,
         # Nothing left is not the same as nothing known.
-        memory_mb=memory_mb if memory_mb or not slot.memory_mb else -1,
+        memory_mb=slot.memory_mb and (slot.memory_mb - option.memory_mb or -1),
         free_in=max(slot.free_in, option.seconds),
         starts=slot.starts - 1,
     )
