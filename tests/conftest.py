@@ -167,7 +167,7 @@ onerror:
     campaign.end(complete())
 """
 
-# It has read what it does before it is seen to be executed, so that a test may then change that for the next time.
+# It has read what it does before it is seen to be executed, so that a test may change that for the next time.
 UNIT = """
 does=:
 [ ! -e "$1.sh" ] || does=$(<"$1.sh")
