@@ -240,7 +240,7 @@ class Campaign:
 
     def executions(self):
         """Which units were executed, in order of their starts."""
-        return [name for name, _ in self._started()]
+        return [name for name, *_ in self._started()]
 
     def _started(self):
         file = self.directory / "executions"
