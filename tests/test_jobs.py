@@ -764,7 +764,8 @@ def test_segments_on_a_cluster_that_loses_a_node(slurm, plant, tmp_path_factory)
     assert controller.returncode == 0, said
     assert plant.plate("plate") == (folder / "plate.npy").read_bytes()
     result = plant.result("plate")
-    assert len(result["segments"]) >= 2  # SLURM looks every 30 s whose time is nearly up, so their number varies
+    # SLURM looks every 30 s for those whose time is nearly up, so their number varies.
+    assert len(result["segments"]) >= 2
     assert {one["ended_by"] for one in result["segments"][:-1]} == {"warning"}
     starts = plant.executions()
     assert [line for line in starts if line.endswith(" from")] == starts[:1]
