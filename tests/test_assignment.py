@@ -4,6 +4,7 @@ import math
 import random
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,9 @@ from ripresa.placement.makespan import allot
 from ripresa.placement.program import Solver
 from ripresa.placement.ratios import Line, Work
 from ripresa.placement.wishes import CPU, GPU, Option, Slot, Wish
+
+ROOT = Path(__file__).resolve().parents[1]
+TRACE = ROOT.parent / "shared/data/gpu_sweep_trace.csv"
 
 
 class Linear(Solver):
@@ -285,6 +289,24 @@ def test_few_units_are_not_cut(solver):
     allotment = allot(works, lines, solver())
     assert allotment.shares == [{places[0]: 1.0}, {places[1]: 1.0}]
     assert allotment.end == pytest.approx(61.0, rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TRACE.exists(), reason="the trace is not here")
+def test_a_real_sweep_ends_early_while_durations_are_learnt(monkeypatch):
+    """On four GPUs and five CPU workers; first come, first served ends a sixth later than necessary."""
+    monkeypatch.syspath_prepend(ROOT / "evaluation")
+    from placing.bounds import bounds
+    from placing.policies import Ours, Sorted
+    from placing.simulation import Device, simulate
+    from placing.trace import measured, on_both, speed_up
+
+    there = measured(TRACE)
+    units = on_both(there, speed_up(there))
+    devices = [Device(f"{kind}{n}", kind) for kind, many in ((GPU, 4), (CPU, 5)) for n in range(many)]
+    least = bounds(units, devices).best
+    assert least <= simulate(units, devices, Ours(devices, Solver, known=False)).makespan <= 1.10 * least
+    assert simulate(units, devices, Sorted(devices)).makespan > 1.10 * least
 
 
 @pytest.mark.quiet

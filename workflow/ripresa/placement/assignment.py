@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+from ripresa.placement.cost import WIDEST
 from ripresa.placement.lanes import Lanes
 from ripresa.placement.makespan import allot
 from ripresa.placement.pool import Pool
@@ -27,9 +28,6 @@ RISK = 3.0
 
 LONG = 0.2
 """A unit that may take this part of the time that remains is one of the long ones."""
-
-WIDEST = 1.5
-"""Predictions know no larger logarithmic spread for their mean; see `cost.WIDEST`."""
 
 
 class _Entry(NamedTuple):
