@@ -17,7 +17,9 @@ SHORT = {
     "collector_cost": ["--short"],
     "device_leases": ["--cycles", "500"],
     "experiments/poisoning": [],
+    "experiments/resume": ["--short"],
     "experiments/speed": ["--rounds", "5"],
+    "experiments/sweep": ["--rounds", "1", "--slack", "2"],
     "guard_cost": ["--units", "200", "--rounds", "1"],
     "kill_storm": ["--units", "150", "--kills", "12"],
     # The quality and speed of stacks need many large frames and Siril: stacking_quality.py, stacking_real.py
