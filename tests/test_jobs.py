@@ -382,14 +382,32 @@ def test_a_job_that_is_not_complete_has_no_result():
 
 
 def test_only_processes_that_catch_a_signal_get_it():
-    script = "trap 'echo warned; exit 0' USR1; echo ready; while :; do sleep 0.05; done"
+    script = "sleep 60 >&- & trap 'echo warned; kill $!; exit 0' USR1; echo ready; wait"
     shell = subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True)
     assert shell.stdout.readline() == "ready\n"
-    child = wait_until(lambda: descendants(shell.pid))[0]
+    (child,) = descendants(shell.pid)  # begun before the trap was set
     assert catches(shell.pid, signal.SIGUSR1) and not catches(shell.pid, signal.SIGUSR2)
     assert not catches(child, signal.SIGUSR1) and not catches(1 << 22, signal.SIGUSR1)
     os.kill(shell.pid, signal.SIGUSR1)
     assert shell.communicate(timeout=10)[0] == "warned\n"
+
+
+def test_a_fork_that_may_become_another_program_catches_nothing_yet():
+    script = (
+        "import os, signal, time; signal.signal(signal.SIGUSR1, lambda *_: None);"
+        " began = time.time(); print(os.fork() or '', began, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    try:
+        lines = [parent.stdout.readline().split() for _ in range(2)]
+        child, began = next((int(line[0]), float(line[1])) for line in lines if len(line) == 2)
+        assert catches(parent.pid, signal.SIGUSR1)
+        wait_until(lambda: catches(child, signal.SIGUSR1))
+        assert time.time() - began >= 0.1 - 1 / os.sysconf("SC_CLK_TCK")
+    finally:
+        for pid in (*descendants(parent.pid), parent.pid):
+            os.kill(pid, signal.SIGKILL)
+        parent.communicate()
 
 
 # --- one attempt --------------------------------------------------------------------------------------------

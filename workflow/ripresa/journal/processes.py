@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_FORKED_ONLY = 0x40  # PF_FORKNOEXEC among the kernel's flags of a process
+_FORK_TO_EXEC_S = 0.1  # no longer does a fork take to become its program, if it is ever to become one
 
 Owner = dict[str, object]
 
@@ -106,12 +111,18 @@ def descendants(ancestor: int) -> list[int]:
 def catches(pid: int, number: int) -> bool:
     """Whether a process has a handler for a signal, so that it does not simply die of it.
 
-    That it waits for one (sigwait) cannot be seen from outside.
+    That it waits for one (sigwait) cannot be seen from outside. A fork has its parent's handlers until it
+    becomes its program, so one of a moment ago catches nothing yet.
     """
     try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / _TICKS_PER_S
+        if int(fields[6]) & _FORKED_ONLY and age_s < _FORK_TO_EXEC_S:
+            return False
         with open(f"/proc/{pid}/status", "rb") as file:
             mask = next(int(line.split()[1], 16) for line in file if line.startswith(b"SigCgt:"))
-    except (OSError, ValueError, StopIteration):
+    except (OSError, ValueError, IndexError, StopIteration):
         return False
     return bool(mask >> (number - 1) & 1)
 
