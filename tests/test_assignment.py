@@ -309,6 +309,7 @@ def test_a_real_sweep_ends_early_while_durations_are_learnt(monkeypatch):
     assert simulate(units, devices, Sorted(devices)).makespan > 1.10 * least
 
 
+@pytest.mark.slow
 @pytest.mark.quiet
 def test_a_thousand_different_units_are_placed_in_less_than_50_ms():
     draw = random.Random(1)

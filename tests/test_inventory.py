@@ -63,10 +63,10 @@ def test_a_look_is_always_new_and_the_library_is_started_once(machine):
     import pynvml
 
     assert pynvml.Library.starts == 1
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(20):
         devices({}, {})
-    assert (time.perf_counter() - began) / 20 < 0.02, "the package's own share is under 1 ms"
+    assert (time.process_time() - began) / 20 < 0.02, "the package's own share is under 1 ms"
 
 
 def test_a_machine_without_a_driver_has_no_gpus(machine):
