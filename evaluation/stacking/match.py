@@ -67,6 +67,9 @@ def align(first: Floats, second: Floats, tolerance: float = 1.5) -> tuple[Floats
         best = fit(first[near], second[index[near]])
     distance, index = tree.query(apply(best, first))
     near = np.flatnonzero(distance < tolerance)
+    # Of two that are near the same star, the nearer is it.
+    near = near[np.argsort(distance[near], kind="stable")]
+    near = np.sort(near[np.unique(index[near], return_index=True)[1]])
     return best, np.column_stack([near, index[near]])
 
 
