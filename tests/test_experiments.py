@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.text
 import pytest
 import scipy.stats
 import yaml
 
-from ripresa.cli import importing
+from ripresa.cli import importing, results
 from ripresa.configuration.settings import _checker
 from ripresa.families.experiments import ExperimentError, migration, parameters, plots, summary, table
 from ripresa.families.experiments.plan import phases, plan, union
@@ -211,7 +212,15 @@ def test_intervals_end_where_accuracies_do_and_one_seed_has_none():
 
 def test_parameters_without_a_column_of_their_own_are_other_configurations():
     config = section(phases=sweeps(a={"rounds": [2, 3]}))
-    assert len(summary.summarise(rows_of(phases(config)[0], falling))) == 2
+    found = summary.summarise(rows_of(phases(config)[0], falling))
+    assert [(one["rounds"], one["seeds"]) for one in found] == [(2, 1), (3, 1)]
+    assert "rounds" in summary.COLUMNS
+
+
+def test_results_tell_in_which_parameter_they_differ():
+    config = section(phases=sweeps(a={"rounds": [2, 3]}))
+    (shown,) = results._table(rows_of(phases(config)[0], falling))
+    assert shown.heading[0] == "ROUNDS" and [row[0] for row in shown.rows] == ["2", "3"]
 
 
 def test_pictures_are_drawn_of_what_varies(tmp_path):
@@ -233,7 +242,20 @@ def test_pictures_are_drawn_of_what_varies(tmp_path):
         plots.draw(name, rows, tmp_path / f"{name}.png")
         picture = matplotlib.image.imread(tmp_path / f"{name}.png")
         assert picture.std() > 0.05 and min(picture.shape[:2]) > 200
+
     assert plots.possible(phases(section(phases=sweeps(a={"rounds": [1, 2]})))[0].experiments.values()) == []
+
+
+@pytest.mark.parametrize("plot", ["accuracy", "defences"])
+def test_a_picture_mixes_no_results_that_differ_in_a_parameter_without_a_column(plot, tmp_path, monkeypatch):
+    """Only seeds are repetitions: figures of other local epochs have a panel of their own."""
+    product = {"poison_ratio": [0, 0.5], "aggregator": ["fedavg", "median"], "local_epochs": [1, 4]}
+    (phase,) = phases(section(seeds=SEEDS, phases=sweeps(all=product)))
+    drawn = []
+    monkeypatch.setattr("matplotlib.pyplot.close", drawn.append)
+    plots.draw(plot, rows_of(phase, falling), tmp_path / "plot.png")
+    words = {text.get_text() for text in drawn[0].findobj(matplotlib.text.Text)}
+    assert any("local epochs" in word and "4" in word for word in words), words
 
 
 # --- another manager's results ------------------------------------------------------------------------------

@@ -22,9 +22,8 @@ from typing import Any, NamedTuple
 
 from ripresa.dsl.digests import canonical
 from ripresa.families.experiments import ExperimentError, architecture
-from ripresa.families.experiments.parameters import DEFAULTS
 from ripresa.families.experiments.plan import Phase, union
-from ripresa.families.experiments.table import COLUMNS, METRICS, PARAMETERS
+from ripresa.families.experiments.table import ALL_PARAMETERS, COLUMNS, METRICS, PARAMETERS
 
 INVALID, UNKNOWN, AMBIGUOUS, CONTRADICTORY = "invalid", "unknown", "ambiguous", "contradictory"
 OTHER_PHASE = "other phase"
@@ -34,7 +33,7 @@ LEFT_OUT = (INVALID, UNKNOWN, AMBIGUOUS, CONTRADICTORY, OTHER_PHASE)
 """Findings for which a row was not taken."""
 
 _KEY = (*PARAMETERS, "seed")
-_HIDDEN = tuple(name for name in DEFAULTS if name not in _KEY)
+_HIDDEN = tuple(name for name in ALL_PARAMETERS if name not in _KEY)
 """Parameters without a column of their own in every table; one that has them is taken at its word."""
 _WORDS = {
     "dataset": {"digits": "digits", "mnist": "mnist", "fashionmnist": "fashion_mnist", "cifar10": "cifar10"},
