@@ -565,6 +565,25 @@ def checkout(tmp_path):
     return Checkout(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "product", "message"),
+    [
+        (
+            "a",
+            {"widht_factor": [1]},
+            "a: invalid parameters: widht_factor: unknown (did you mean 'width_factor'?",
+        ),
+        ("a", {"depth": 4}, "a.sweep.product.depth: a list is needed, not 4"),
+        ("experiments", {"depth": [1]}, "experiments: EXPERIMENTS is the target of all phases; take another"),
+    ],
+)
+def test_a_plan_of_what_cannot_be_meant_says_where_in_the_configuration(checkout, name, product, message):
+    checkout.configure({"phases": sweeps(**{name: product})})
+    checkout.call("ripresa", "plan", code=1)
+    problem = "ripresa: snakemake cannot plan: config/experiments.yaml: experiments.phases."
+    assert checkout.said.startswith(f"{problem}{message}") and checkout.said.count("\n") == 1
+
+
 def test_a_study_moves_over_and_is_completed(checkout):
     there = foreign_table(checkout.directory / "old.csv", {}, {"seed": "8"}, {"seed": "11"})
     digests = list(union(phases(STUDY)))
