@@ -94,7 +94,7 @@ def test_parameters_that_are_not_given_have_defaults_and_the_digest_stays():
         ({"rounds": True}, "rounds: True is not allowed, must be a whole number of at least 1"),
         ({"depth": 1.0}, "depth: 1.0"),
         ({"model_type": "CNN", "depth": 0}, "depth: 0 is not allowed for model_type CNN"),
-        ({"momentun": 0.9}, "momentun: unknown (known: dataset, "),
+        ({"momentun": 0.9}, "momentun: unknown (did you mean 'momentum'?)"),
         (
             {"seed": -1, "momentum": 1},
             "momentum: 1 is not allowed, must be a number from 0 to below 1; seed: -1",

@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.text
 import pytest
 import scipy.stats
 import yaml
 
-from ripresa.cli import importing
+from ripresa.cli import importing, results
 from ripresa.configuration.settings import _checker
 from ripresa.families.experiments import ExperimentError, migration, parameters, plots, summary, table
 from ripresa.families.experiments.plan import phases, plan, union
@@ -211,7 +212,15 @@ def test_intervals_end_where_accuracies_do_and_one_seed_has_none():
 
 def test_parameters_without_a_column_of_their_own_are_other_configurations():
     config = section(phases=sweeps(a={"rounds": [2, 3]}))
-    assert len(summary.summarise(rows_of(phases(config)[0], falling))) == 2
+    found = summary.summarise(rows_of(phases(config)[0], falling))
+    assert [(one["rounds"], one["seeds"]) for one in found] == [(2, 1), (3, 1)]
+    assert "rounds" in summary.COLUMNS
+
+
+def test_results_tell_in_which_parameter_they_differ():
+    config = section(phases=sweeps(a={"rounds": [2, 3]}))
+    (shown,) = results._table(rows_of(phases(config)[0], falling))
+    assert shown.heading[0] == "ROUNDS" and [row[0] for row in shown.rows] == ["2", "3"]
 
 
 def test_pictures_are_drawn_of_what_varies(tmp_path):
@@ -233,7 +242,20 @@ def test_pictures_are_drawn_of_what_varies(tmp_path):
         plots.draw(name, rows, tmp_path / f"{name}.png")
         picture = matplotlib.image.imread(tmp_path / f"{name}.png")
         assert picture.std() > 0.05 and min(picture.shape[:2]) > 200
+
     assert plots.possible(phases(section(phases=sweeps(a={"rounds": [1, 2]})))[0].experiments.values()) == []
+
+
+@pytest.mark.parametrize("plot", ["accuracy", "defences"])
+def test_a_picture_mixes_no_results_that_differ_in_a_parameter_without_a_column(plot, tmp_path, monkeypatch):
+    """Only seeds are repetitions: figures of other local epochs have a panel of their own."""
+    product = {"poison_ratio": [0, 0.5], "aggregator": ["fedavg", "median"], "local_epochs": [1, 4]}
+    (phase,) = phases(section(seeds=SEEDS, phases=sweeps(all=product)))
+    drawn = []
+    monkeypatch.setattr("matplotlib.pyplot.close", drawn.append)
+    plots.draw(plot, rows_of(phase, falling), tmp_path / "plot.png")
+    words = {text.get_text() for text in drawn[0].findobj(matplotlib.text.Text)}
+    assert any("local epochs" in word and "4" in word for word in words), words
 
 
 # --- another manager's results ------------------------------------------------------------------------------
@@ -269,7 +291,7 @@ def foreign_table(path, *changes):
 
 
 def taken(tmp_path, *changes, config=STUDY, state=None):
-    return migration.read(union(phases(config)), [foreign_table(tmp_path / "results.csv", *changes)], state)
+    return migration.read(phases(config), [foreign_table(tmp_path / "results.csv", *changes)], state)
 
 
 def kinds(found):
@@ -368,7 +390,8 @@ def test_the_state_of_the_manager_is_compared_with_its_table(tmp_path):
     assert kinds(found) == list(zip(("no row", "assigned", "failed"), names[1:], strict=True))
     _, assigned, failed = (finding.message for finding in found.findings)
     computed = "it has no row, so it is computed here"
-    assert assigned == f"was assigned to gpu2 since 2025-12-19 23:10; {computed}"
+    unknown = "it has no row, and it is not configured here"
+    assert assigned == f"was assigned to gpu2 since 2025-12-19 23:10; {unknown}"
     assert failed.startswith("was given up (out of memory: 2 GiB xxx") and failed.endswith(f"x); {computed}")
     assert len(failed) < 200
     (result,) = found.results.values()
@@ -380,11 +403,97 @@ def test_the_state_of_the_manager_is_compared_with_its_table(tmp_path):
     }
 
 
+BY_PHASE = section(
+    defaults=QUICK,
+    seeds=[7],
+    phases={
+        "short": {"sweep": {"product": {"poison_ratio": [0, 0.5]}}},
+        "long": {"sweep": {"base": {"local_epochs": 5}, "product": {"poison_ratio": [0, 0.25]}}},
+    },
+)
+"""Phases that differ in what no column of a table tells."""
+
+
+def test_a_row_is_matched_with_the_parameters_of_its_own_phase(tmp_path):
+    rows = [{"phase": "short"}, {"phase": "long", "mean_test_loss": "0.5"}]
+    found = taken(tmp_path, *rows, config=BY_PHASE)
+    assert found.findings == []
+    told = {one["parameters"]["local_epochs"]: one["metrics"]["test_loss"] for one in found.results.values()}
+    assert told == {1: 0.75, 5: 0.5}
+
+
+def test_a_row_whose_phase_has_no_such_experiment_is_not_taken_for_another_phase(tmp_path):
+    rows = [{"phase": "long", "poison_ratio": "0.5"}, {"phase": "short", "poison_ratio": "0.25"}]
+    found = taken(tmp_path, *rows, config=BY_PHASE)
+    assert not found.results
+    assert kinds(found) == [("other phase", "results.csv:2"), ("other phase", "results.csv:3")]
+    first, second = (finding.message for finding in found.findings)
+    assert first.startswith("its phase long has no experiment with dataset digits, ")
+    assert first.endswith("; short has") and second.endswith("; long has")
+
+
+def test_a_row_of_a_phase_that_is_not_configured_is_not_taken_where_phases_differ(tmp_path):
+    found = taken(tmp_path, {"phase": "removed", "poison_ratio": "0.5"}, config=BY_PHASE)
+    assert kinds(found) == [("ambiguous", "results.csv:2")] and not found.results
+    message = found.findings[0].message
+    assert "its phase 'removed' is not configured" in message and "local_epochs" in message
+
+
+@pytest.mark.parametrize(("told", "taken_as"), [("1", [1]), ("5", [5]), ("2", []), ("", [])])
+def test_a_column_of_a_parameter_is_taken_at_its_word(tmp_path, told, taken_as):
+    path = Path(foreign_table(tmp_path / "results.csv", {"phase": "elsewhere"}))
+    header, row = path.read_text().splitlines()
+    path.write_text(f"{header},local_epochs\n{row},{told}\n")
+    found = migration.read(phases(BY_PHASE), [str(path)])
+    assert [one["parameters"]["local_epochs"] for one in found.results.values()] == taken_as
+
+
+def test_rows_of_phases_that_share_an_experiment_are_compared(tmp_path):
+    rows = [{"phase": "attack"}, {"phase": "defence"}]
+    assert kinds(taken(tmp_path, *rows)) == [("duplicate", "results.csv:3")]
+    found = taken(tmp_path, rows[0], rows[1] | {"mean_test_loss": "0.5"})
+    assert kinds(found) == [("contradictory", "results.csv:2")] and not found.results
+
+
+def task_of(phase, status="complete", **changed):
+    config = {name: FOREIGN[name] for name in table.PARAMETERS} | {"seed": 7} | changed
+    return {"phase": phase, "config": config, "status": status}
+
+
+def test_a_task_is_of_its_phase_too(tmp_path):
+    state = tmp_path / "manager_state.json"
+    tasks = {"a": task_of("short"), "b": task_of("long"), "c": task_of("long", "failed", poison_ratio=0.25)}
+    tasks["d"] = task_of("long", "assigned", poison_ratio=0.75)
+    state.write_text(json.dumps({"tasks": tasks}))
+    found = taken(tmp_path, {"phase": "short"}, config=BY_PHASE, state=str(state))
+    assert kinds(found) == [("no row", "b"), ("failed", "c"), ("assigned", "d")]
+    assert "so it is computed here" in found.findings[1].message
+    assert "not configured here" in found.findings[2].message
+    assert [one["provenance"]["state"]["task_id"] for one in found.results.values()] == ["a"]
+
+
+def test_what_the_state_tells_of_a_row_counts(tmp_path):
+    """The task of the row was computed with other local epochs than its phase has here."""
+    state = tmp_path / "manager_state.json"
+    state.write_text(json.dumps({"tasks": {"a": task_of("short", local_epochs=2)}}))
+    found = taken(tmp_path, {"phase": "short"}, config=BY_PHASE, state=str(state))
+    assert kinds(found) == [("unknown", "results.csv:2")] and not found.results
+    assert "local_epochs 2" in found.findings[0].message
+
+
+def test_a_table_with_a_column_twice_is_refused(tmp_path):
+    path = Path(foreign_table(tmp_path / "results.csv", {}))
+    header, row = path.read_text().splitlines()
+    path.write_text(f"{header},mean_test_acc\n{row},0.25\n")
+    with pytest.raises(ExperimentError, match="has the column mean_test_accuracy twice"):
+        migration.read(phases(STUDY), [str(path)])
+
+
 def test_the_short_names_of_accuracies_are_understood(tmp_path):
     path = foreign_table(tmp_path / "results.csv", {"model_type": "lr", "signature": "digits|lr|2|1|0.0"})
     text = Path(path).read_text().replace("_accuracy", "_acc").replace("\r\n", "\n")
     Path(path).write_text(text)
-    found = migration.read(union(phases(STUDY)), [path])
+    found = migration.read(phases(STUDY), [path])
     (result,) = found.results.values()
     assert (result["metrics"]["test_accuracy"], found.findings) == (0.75, [])
 
@@ -407,7 +516,7 @@ def test_what_is_no_table_is_refused(tmp_path, text, message):
     if text is not None:
         path.write_text(text)
     with pytest.raises(ExperimentError, match=message):
-        migration.read({}, [str(path)])
+        migration.read([], [str(path)])
 
 
 # --- a campaign ---------------------------------------------------------------------------------------------
@@ -454,6 +563,25 @@ class Checkout:
 @pytest.fixture
 def checkout(tmp_path):
     return Checkout(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "product", "message"),
+    [
+        (
+            "a",
+            {"widht_factor": [1]},
+            "a: invalid parameters: widht_factor: unknown (did you mean 'width_factor'?",
+        ),
+        ("a", {"depth": 4}, "a.sweep.product.depth: a list is needed, not 4"),
+        ("experiments", {"depth": [1]}, "experiments: EXPERIMENTS is the target of all phases; take another"),
+    ],
+)
+def test_a_plan_of_what_cannot_be_meant_says_where_in_the_configuration(checkout, name, product, message):
+    checkout.configure({"phases": sweeps(**{name: product})})
+    checkout.call("ripresa", "plan", code=1)
+    problem = "ripresa: snakemake cannot plan: config/experiments.yaml: experiments.phases."
+    assert checkout.said.startswith(f"{problem}{message}") and checkout.said.count("\n") == 1
 
 
 def test_a_study_moves_over_and_is_completed(checkout):

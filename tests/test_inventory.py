@@ -78,6 +78,13 @@ def test_a_machine_without_a_driver_has_no_gpus(machine):
     assert done.stdout == "[] []\n", "nor one without the library, which this most often is"
 
 
+def test_a_gpu_in_mig_mode_without_instances_is_said_to_be(machine):
+    machine(A100, {"uuid": "GPU-b200-2", "mig": [None, None]})
+    found = look({}, {})
+    assert [device.name for device in found.devices] == ["GPU-a100-1"]
+    assert found.problems == ["GPU 1, GPU-b200-2: it is in MIG mode and has no instances"]
+
+
 def test_a_lost_gpu_is_left_out_and_said_to_be(machine):
     machine(A100, {"uuid": "GPU-c"}, {"uuid": "GPU-d"})
     assert names() == ["GPU-a100-1", "GPU-c", "GPU-d"]

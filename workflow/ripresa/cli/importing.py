@@ -26,9 +26,10 @@ _SHOWN = 5  # of each kind
 def answer(arguments: argparse.Namespace) -> Answer:
     """Exit code 1 if rows could not be taken, or if a controller has the run."""
     run = runs.named(arguments)
-    known = union(experiments.of(run, runs.configured(arguments.run)))
+    phases = experiments.of(run, runs.configured(arguments.run))
+    known = union(phases)
     try:
-        found = migration.read(known, arguments.table, arguments.state)
+        found = migration.read(phases, arguments.table, arguments.state)
     except ExperimentError as error:
         raise Refusal(printable(error), name="INPUT_INVALID") from None
     try:

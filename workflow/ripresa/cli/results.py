@@ -68,7 +68,7 @@ def _text(document: dict[str, Any]) -> Iterable[str | Table]:
 
 def _table(rows: list[dict[str, Any]]) -> Iterable[str | Table]:
     """The parameters in which rows differ, and the figures that people look at first."""
-    parameters = [name for name in (*table.PARAMETERS, "seed") if len({row[name] for row in rows}) > 1]
+    parameters = [name for name in (*table.ALL_PARAMETERS, "seed") if len({row[name] for row in rows}) > 1]
     names = [*parameters, *_FIGURES]
     shown, hidden = cut(rows, _SHOWN)
     heading = (*(name.upper() for name in names), "REMARK")

@@ -11,6 +11,7 @@ from ripresa.cli import runs
 from ripresa.journal.text import printable
 
 _STACK = ("Traceback ", "During handling of ", "The above exception ", 'File "')
+_PLACE = re.compile(r"config/\w+\.yaml: ")
 _ERROR = re.compile(r"^\w*(Error|Exception)\b|: error: ")
 
 
@@ -44,4 +45,6 @@ def error(text: str) -> str:
     lines = [printable(line).strip() for line in text.splitlines() if line.strip()]
     first = next((n for n, line in enumerate(lines) if _ERROR.search(line)), max(len(lines) - 1, 0))
     told = list(takewhile(lambda line: not line.startswith(_STACK), lines[first:]))
+    if len(told) > 1 and told[0].startswith("WorkflowError") and _PLACE.match(told[1]):
+        del told[0]  # It names the rule file, which is not what has to change.
     return " ".join(told)[:500] or "it said nothing; call snakemake --dry-run"

@@ -100,7 +100,7 @@ class Nvml:
             name = library.nvmlDeviceGetName(part)
             one = whole._replace(uuid=library.nvmlDeviceGetUUID(part), model=name, parent=uuid)
             parts.append(self._with_memory(one, part))
-        return parts
+        return parts or [whole._replace(problem="it is in MIG mode and has no instances")]
 
     def _is_split(self, handle: Any) -> bool:
         try:

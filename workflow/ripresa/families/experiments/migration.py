@@ -2,8 +2,9 @@
 
 The table (the columns of `table.COLUMNS`, in any order, `_acc` for `_accuracy`, too) says what is finished;
 the state file only what the manager believed. A row is taken if it is valid, if its parameters are those of
-exactly one configured experiment, and if no other row contradicts it. Everything else is a finding: nothing
-is left out silently.
+exactly one configured experiment, and if no other row contradicts it. What its columns do not tell is decided
+by its phase: a row of a configured phase is of one of that phase's experiments or of none. Everything else is
+a finding: nothing is left out silently.
 """
 
 from __future__ import annotations
@@ -14,22 +15,26 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from ripresa.dsl.digests import canonical
 from ripresa.families.experiments import ExperimentError, architecture
-from ripresa.families.experiments.plan import Experiments
-from ripresa.families.experiments.table import COLUMNS, METRICS, PARAMETERS
+from ripresa.families.experiments.plan import Phase, union
+from ripresa.families.experiments.table import ALL_PARAMETERS, COLUMNS, METRICS, PARAMETERS
 
 INVALID, UNKNOWN, AMBIGUOUS, CONTRADICTORY = "invalid", "unknown", "ambiguous", "contradictory"
+OTHER_PHASE = "other phase"
 DUPLICATE, OTHER_MODEL, NO_ROW = "duplicate", "other model", "no row"
 ASSIGNED, FAILED = "assigned", "failed"
-LEFT_OUT = (INVALID, UNKNOWN, AMBIGUOUS, CONTRADICTORY)
+LEFT_OUT = (INVALID, UNKNOWN, AMBIGUOUS, CONTRADICTORY, OTHER_PHASE)
 """Findings for which a row was not taken."""
 
 _KEY = (*PARAMETERS, "seed")
+_HIDDEN = tuple(name for name in ALL_PARAMETERS if name not in _KEY)
+"""Parameters without a column of their own in every table; one that has them is taken at its word."""
 _WORDS = {
     "dataset": {"digits": "digits", "mnist": "mnist", "fashionmnist": "fashion_mnist", "cifar10": "cifar10"},
     "model_type": {"lr": "MLP", "linear": "MLP", "mlp": "MLP", "cnn": "CNN"},
@@ -44,9 +49,12 @@ _WORDS = {
     },
 }
 """By parameter what other spellings (letters and digits only) mean here."""
+_READ = {*COLUMNS, *_HIDDEN}
 _COMPLETE = ("complete", "completed")
 _IID = {"", "none", "null", "nan", "inf", "iid"}
 _WHOLE = ("width_factor", "depth", "batch_size", "seed", "num_parameters", "best_epoch")
+_Identity = str | tuple[str, str]
+"""The digest of the experiment that a row or a task is of; if it is of none, its phase and its parameters."""
 
 
 class Finding(NamedTuple):
@@ -72,37 +80,116 @@ class _Row(NamedTuple):
     origin: dict[str, Any]
 
 
-def read(experiments: Experiments, tables: Iterable[str], state: str | None = None) -> Migration:
-    """What the tables of another manager hold of these experiments.
+def read(phases: Iterable[Phase], tables: Iterable[str], state: str | None = None) -> Migration:
+    """What the tables of another manager hold of the experiments of these phases.
 
     What a table does not tell (`rounds`, `learning_rate`, ...) is taken to be as configured. ExperimentError
     for a file that cannot be read, is no such table or no such state.
     """
     findings: list[Finding] = []
     tasks = _tasks(state) if state else []
-    index: dict[str, list[str]] = {}
-    for digest, parameters in experiments.items():
-        index.setdefault(_key(parameters), []).append(digest)
-    found: dict[str, list[_Row]] = {}
+    configured = _Configured(list(phases))
+    whose = [_told(task) for task in tasks]
+    known = {(told["phase"], _key(told)): told for told in whose if told is not None}
     rows = 0
+    found: dict[str, list[_Row]] = {}
+    there: set[_Identity | None] = set()
     for path in tables:
         for row in _rows(path, findings):
             rows += 1
-            if isinstance(row, _Row):
-                found.setdefault(_key(row.values), []).append(row)
-    by_key: dict[str, dict[str, Any]] = {}
-    for task in tasks:
-        if own := _task_key(task):
-            by_key.setdefault(own, task)
+            if row is None:
+                continue
+            # What no column tells of a row, its task in the state may.
+            told = known.get((row.values["phase"], _key(row.values)), {})
+            hidden = {key: told[key] for key in _HIDDEN if key in told and key not in row.values}
+            row.values.update(hidden)
+            name = configured.match(row.values)
+            if isinstance(name, str):
+                found.setdefault(name, []).append(row)
+            else:
+                findings.append(Finding(name.kind, row.where, name.message))
+            there.add(configured.identity(row.values))
+    by_identity: dict[_Identity, dict[str, Any]] = {}
+    identities = [configured.identity(told) if told is not None else None for told in whose]
+    for task, own in zip(tasks, identities, strict=True):
+        if own is not None:
+            by_identity.setdefault(own, task)
     results = {}
-    for key, same in found.items():
-        row = _agreed(same, findings)
-        name = _configured(same[0], index.get(key, []), findings)
-        if row is not None and name is not None:
-            results[name] = _document(name, experiments[name], row, by_key.get(key))
-            _compare_models(experiments[name], row, findings)
-    findings += _about(tasks, found)
+    for name, same in found.items():
+        parameters = configured.experiments[name]
+        if (agreed := _agreed(same, findings)) is not None:
+            results[name] = _document(name, parameters, agreed, by_identity.get(name))
+            _compare_models(parameters, agreed, findings)
+    findings += _about(tasks, identities, configured, there, results)
     return Migration(results, findings, rows)
+
+
+class _NoMatch(NamedTuple):
+    kind: str
+    message: str
+
+
+class _Configured:
+    """Which configured experiment a row or a task is of."""
+
+    def __init__(self, phases: list[Phase]) -> None:
+        self.experiments = union(phases)
+        self._phases = {phase.name: phase.experiments for phase in phases}
+        self._by_key: dict[str, list[str]] = {}
+        for name, parameters in self.experiments.items():
+            self._by_key.setdefault(_key(parameters), []).append(name)
+        self._decided = [name for name in _HIDDEN if self._differs_by_phase(name)]
+        """Hidden parameters of which only the phase tells what a row was computed with."""
+
+    def _differs_by_phase(self, name: str) -> bool:
+        """Whether some phase has other values of a parameter than another phase."""
+        kinds = {
+            frozenset(one[name] for one in experiments.values()) for experiments in self._phases.values()
+        }
+        return len(kinds) > 1
+
+    def match(self, values: Mapping[str, Any]) -> str | _NoMatch:
+        """The digest of the one experiment, or why there is none."""
+        hidden = {name: values[name] for name in _HIDDEN if name in values}
+        alike = self._by_key.get(_key(values), [])
+        fitting = [
+            name
+            for name in alike
+            if all(self.experiments[name][key] == value for key, value in hidden.items())
+        ]
+        if not fitting:
+            return _NoMatch(UNKNOWN, f"no configured experiment has {_described(values)}")
+        own = self._phases.get(values["phase"])
+        if own is None:
+            if untold := [name for name in self._decided if name not in hidden]:
+                return _NoMatch(
+                    AMBIGUOUS,
+                    f"its phase {values['phase']!r} is not configured, and phases here differ in what no "
+                    f"column tells: {', '.join(untold)}; configure a phase of this name",
+                )
+            own = self.experiments
+        matching = [name for name in fitting if name in own]
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            return _NoMatch(
+                AMBIGUOUS,
+                f"{len(matching)} configured experiments have these parameters, and differ in what no column "
+                f"tells: {', '.join(matching[:3])}",
+            )
+        others = [name for name, experiments in self._phases.items() if fitting[0] in experiments]
+        return _NoMatch(
+            OTHER_PHASE,
+            f"its phase {values['phase']} has no experiment with {_described(values)}; {others[0]} has",
+        )
+
+    def identity(self, values: Mapping[str, Any]) -> _Identity:
+        name = self.match(values)
+        return name if isinstance(name, str) else (values["phase"], _key(values))
+
+
+def _described(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {values[name]}" for name in (*_KEY, *_HIDDEN) if values.get(name) is not None)
 
 
 def _rows(path: str, findings: list[Finding]) -> Iterable[_Row | None]:
@@ -117,6 +204,8 @@ def _rows(path: str, findings: list[Finding]) -> Iterable[_Row | None]:
     header = [re.sub("_acc$", "_accuracy", name.strip()) for name in lines[0]] if lines else []
     if missing := [name for name in COLUMNS if name not in header]:
         raise ExperimentError(f"{path}: lacks the columns {', '.join(missing)}; give the table of results")
+    if twice := [name for name, number in Counter(header).items() if number > 1 and name in _READ]:
+        raise ExperimentError(f"{path}: has the column {twice[0]} twice; leave only the right one")
     name, sha256 = os.path.basename(path), hashlib.sha256(data).hexdigest()
     for number, line in enumerate(lines[1:], start=2):
         if not line:
@@ -138,6 +227,9 @@ def _values(texts: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {"phase": texts["phase"].strip(), "signature": texts["signature"].strip()}
     for name in (*_KEY, "num_parameters", "best_epoch"):
         values[name] = _value(name, texts[name])
+    for name in _HIDDEN:
+        if texts.get(name, "").strip():
+            values[name] = _value(name, texts[name])
     for name in (column for column in COLUMNS if column.startswith(("mean_", "std_"))):
         value = _number(name, texts[name])
         if value < 0 or (name.startswith("mean_") and name.endswith("accuracy") and value > 1):
@@ -193,21 +285,6 @@ def _agreed(same: list[_Row], findings: list[Finding]) -> _Row | None:
         return None
     findings += [Finding(DUPLICATE, one.where, f"says the same as {first.where}") for one in others]
     return first
-
-
-def _configured(row: _Row, digests: list[str], findings: list[Finding]) -> str | None:
-    """The experiment that a row is of."""
-    if len(digests) == 1:
-        return digests[0]
-    if digests:
-        message = (
-            f"{len(digests)} configured experiments have these parameters, and differ in what no column tells"
-        )
-        findings.append(Finding(AMBIGUOUS, row.where, f"{message}: {', '.join(digests[:3])}"))
-    else:
-        told = ", ".join(f"{name} {row.values[name]}" for name in _KEY if row.values[name] is not None)
-        findings.append(Finding(UNKNOWN, row.where, f"no configured experiment has {told}"))
-    return None
 
 
 def _compare_models(parameters: Mapping[str, Any], row: _Row, findings: list[Finding]) -> None:
@@ -270,31 +347,47 @@ def _tasks(path: str) -> list[dict[str, Any]]:
     return [{"task_id": name, **task} for name, task in tasks.items()]
 
 
-def _task_key(task: Mapping[str, Any]) -> str | None:
-    """The parameters of a task, if it tells them all; the seed may be beside its configuration."""
+def _told(task: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The phase and the parameters of a task, if it tells all that have a column. The seed and the phase may
+    be beside its configuration."""
     config = task.get("config")
+    if not isinstance(config, dict):
+        return None
+    told = {"seed": task.get("seed"), **config}
     try:
-        told = {"seed": task.get("seed"), **config} if isinstance(config, dict) else {}
-        return _key({name: _value(name, told[name]) for name in _KEY})
+        values = {name: _value(name, told[name]) for name in _KEY}
+        values |= {name: _value(name, told[name]) for name in _HIDDEN if told.get(name) is not None}
     except (KeyError, ValueError):
         return None
+    return values | {"phase": str(task.get("phase") or config.get("phase_name") or config.get("phase") or "")}
 
 
-def _about(tasks: Iterable[Mapping[str, Any]], found: Mapping[str, Any]) -> Iterable[Finding]:
+def _about(
+    tasks: Iterable[Mapping[str, Any]],
+    identities: Iterable[_Identity | None],
+    configured: _Configured,
+    there: set[_Identity | None],
+    results: Mapping[str, Any],
+) -> Iterable[Finding]:
     """Tasks whose state and table do not fit: they are computed here unless a row tells their result."""
-    for task in tasks:
-        key, status, name = _task_key(task), task.get("status"), str(task["task_id"])
-        then = "its row is taken" if key in found else "it has no row, so it is computed here"
-        if key is None:
+    for task, own in zip(tasks, identities, strict=True):
+        status, name = task.get("status"), str(task["task_id"])
+        if own is None:
             then = "its configuration does not tell which row is its own"
+        elif own in results:
+            then = "its row is taken"
+        else:
+            row = "its row is not taken" if own in there else "it has no row"
+            known = own in configured.experiments
+            then = f"{row}, so it is computed here" if known else f"{row}, and it is not configured here"
         if status == "assigned":
             whose = f"to {task.get('assigned_to')} since {_day(task.get('assigned_at'))}"
             yield Finding(ASSIGNED, name, f"was assigned {whose}; {then}")
         elif status == "failed":
             why = " ".join(str(task.get("last_error") or "an unknown error").split())
             yield Finding(FAILED, name, f"was given up ({why[:100]}); {then}")
-        elif status in _COMPLETE and key not in found:
-            yield Finding(NO_ROW, name, "is completed by the state, but no row has its parameters")
+        elif status in _COMPLETE and own not in there:
+            yield Finding(NO_ROW, name, "is completed by the state, but no row has its phase and parameters")
 
 
 def _day(text: Any) -> str:

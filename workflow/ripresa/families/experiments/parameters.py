@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from ripresa.families.experiments import ExperimentError
@@ -68,6 +69,11 @@ _KEYS = {
 DEFAULTS: Parameters = {name: key.default for name, key in _KEYS.items()}
 
 
+def _known(name: str) -> str:
+    close = get_close_matches(name, _KEYS, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(_KEYS)}"
+
+
 def canonical(given: Mapping[str, Any]) -> Parameters:
     """The whole parameter set: what is given, and the defaults of the rest.
 
@@ -78,7 +84,7 @@ def canonical(given: Mapping[str, Any]) -> Parameters:
 
     ExperimentError names every key that is unknown or whose value is not allowed.
     """
-    problems = [f"{name}: unknown (known: {', '.join(_KEYS)})" for name in given if name not in _KEYS]
+    problems = [f"{name}: unknown ({_known(name)})" for name in given if name not in _KEYS]
     full = {**DEFAULTS, **given}
     problems += [
         f"{name}: {full[name]!r} is not allowed, must be {key.allowed}"

@@ -34,6 +34,10 @@ def phases(config: Config) -> list[Phase]:
     """
     found, problems = [], []
     for name, phase in config["phases"].items():
+        if name == "experiments":
+            where = f"experiments.phases.{name}"
+            problems.append(f"{where}: EXPERIMENTS is the target of all phases; take another name")
+            continue
         try:
             found.append(Phase(name, _experiments(config, f"experiments.phases.{name}", phase)))
         except (ExperimentError, SweepError) as error:

@@ -10,7 +10,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from ripresa.families.experiments.summary import interval
-from ripresa.families.experiments.table import PARAMETERS, Row
+from ripresa.families.experiments.table import ALL_PARAMETERS, Row
 from ripresa.families.intervals import confidence_interval
 
 if TYPE_CHECKING:
@@ -266,8 +266,8 @@ def _text(value: Any) -> str:
 
 
 def _varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The parameters of the table that have several values."""
-    return [name for name in PARAMETERS if len({one[name] for one in rows}) > 1]
+    """The parameters, but for the seed, that have several values."""
+    return [name for name in ALL_PARAMETERS if len({one[name] for one in rows}) > 1]
 
 
 def _values(rows: Sequence[Row], names: Sequence[str]) -> list[Key]:

@@ -7,12 +7,12 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
-from ripresa.families.experiments.table import METRICS, PARAMETERS, Row
+from ripresa.families.experiments.table import ALL_PARAMETERS, METRICS, Row
 from ripresa.families.intervals import confidence_interval
 
 STATISTICS = ("mean", "sd", "ci95_low", "ci95_high")
 COLUMNS = (
-    *("phase", *PARAMETERS, "num_parameters", "seeds", "diverged"),
+    *("phase", *ALL_PARAMETERS, "num_parameters", "seeds", "diverged"),
     *(f"{metric}_{statistic}" for metric in METRICS for statistic in STATISTICS),
 )
 _BOUNDS = {"accuracy": (0.0, 1.0), "loss": (0.0, math.inf)}
@@ -52,7 +52,7 @@ def interval(values: list[float], metric: str) -> tuple[float | None, float | No
 def _summary(group: list[Row]) -> Row:
     summary = {
         "phase": group[0]["phase"],
-        **{name: group[0][name] for name in PARAMETERS},
+        **{name: group[0][name] for name in ALL_PARAMETERS},
         "num_parameters": group[0]["num_parameters"],
         "seeds": len(group),
         "diverged": sum(one["status"] == "diverged" for one in group),

@@ -9,12 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ripresa.families.experiments.parameters import DEFAULTS
+
 METRICS = ("test_accuracy", "test_loss", "val_accuracy", "val_loss")
 PARAMETERS = (
     *("dataset", "model_type", "width_factor", "depth", "poison_ratio", "poison_type"),
     *("alpha", "data_ordering", "aggregator", "batch_size"),
 )
 """The parameters that have a column of their own in every table, but for the seed, which comes last."""
+ALL_PARAMETERS = (*PARAMETERS, *(name for name in DEFAULTS if name not in (*PARAMETERS, "seed")))
+"""With those that no column of `COLUMNS` tells; what differs in one of them is no repetition."""
 COLUMNS = (
     "phase",
     "signature",
