@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from astropy.io import fits as astropy_fits
 from astropy.wcs import WCS
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -250,11 +251,14 @@ PRINTABLE = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size
 
 
 @given(PRINTABLE, PRINTABLE)
+@example("'/", "")
 def test_text_on_a_card(text, comment):
     line = fits.card("KEYWORD", text, comment)
     assert len(line) == 80
-    read = astropy_fits.Card.fromstring(line)
-    assert text.rstrip().startswith(read.value) and (len(read.value) == len(text.rstrip()) or len(text) > 30)
+    # By the standard (4.2.1) a quote in a text is two; astropy takes one before a slash for the end.
+    value = re.match("KEYWORD = '((?:[^']|'')*)'", line)[1].replace("''", "'").rstrip()
+    assert text.rstrip().startswith(value) and (len(value) == len(text.rstrip()) or len(text) > 30)
+    assert "'" in text or astropy_fits.Card.fromstring(line).value == value
 
 
 @given(
