@@ -372,10 +372,10 @@ def test_a_running_unit_tells_how_far_it_is(agent):
 
 
 def test_a_command_is_measured(agent):
-    code = "import time; b = b'x' * (100 << 20); time.sleep(1.5)"
+    code = "import time; b = b'x' * (100 << 20); time.sleep(5)"  # there is a look every second
     command = f'head -c 20m /dev/zero > x; sync x; python3 -c "{code}"'
     told = agent.result(command, measure=True)["result"]["benchmark"]
-    assert 1.4 < told["seconds"] < 20 and 0 < told["mean_load"] < 200 and told["cpu_s"] > 0
+    assert 4.9 < told["seconds"] < 120 and 0 < told["mean_load"] < 200 and told["cpu_s"] > 0
     assert 100 < told["max_uss_mb"] <= told["max_pss_mb"] <= told["max_rss_mb"] < told["max_vms_mb"]
     assert 20 <= told["io_out_mb"] < 60
 
