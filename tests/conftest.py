@@ -17,9 +17,14 @@ from ripresa.journal import attempts, clock, leases, records
 from ripresa.journal.paths import Run
 from ripresa.recovery import policy
 
-# How long an example takes says how busy the machine is. The same code gets the same examples, so that what
-# has passed once passes again; `pytest --hypothesis-profile default` draws others.
-hypothesis.settings.register_profile("ripresa", deadline=None, derandomize=True)
+# How long an example takes, to draw as well, says how busy the machine is. The same code gets the same examples, so
+# that what has passed once passes again; `pytest --hypothesis-profile default` draws others.
+hypothesis.settings.register_profile(
+    "ripresa",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("ripresa")
 
 pytest_plugins = ["cluster.fixture", "hosts.fixture"]
@@ -27,7 +32,7 @@ pytest_plugins = ["cluster.fixture", "hosts.fixture"]
 GUARD = Path(ripresa.__file__).parent / "recovery" / "__main__.py"
 
 
-def wait_until(condition, seconds=15.0):
+def wait_until(condition, seconds=60.0):
     """The first true value of a condition, asked again and again."""
     end = time.monotonic() + seconds
     while not (value := condition()):
@@ -87,7 +92,7 @@ class Guarded:
     def __call__(self, command, **options):
         """Run the guard to its end; returns its exit code. What it said is in ``said``."""
         guard = self.start(command, **options)
-        self.said = guard.communicate(timeout=60)[0]
+        self.said = guard.communicate(timeout=120)[0]
         assert "Traceback" not in self.said, self.said
         return guard.returncode
 
@@ -220,7 +225,7 @@ class Campaign:
     def __call__(self, *arguments):
         """Run snakemake to its end; returns its exit code. What it said is in ``said``."""
         controller = self.start(*arguments)
-        self.said = controller.communicate(timeout=120)[0]
+        self.said = controller.communicate(timeout=240)[0]
         assert "Traceback" not in self.said, self.said
         return controller.returncode
 
@@ -259,7 +264,7 @@ class Campaign:
             begun = found and found.get("group") and (name, str(found["attempt"])) in self._started()
             return found if begun else None
 
-        return wait_until(owner, 30)
+        return wait_until(owner)
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ class Workflow:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=240,
             check=False,
         )
         self.said = done.stdout + done.stderr
@@ -186,7 +186,7 @@ def test_what_runs_when_the_controller_is_killed_is_not_started_again(workflow):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    wait_until(starts.exists, 30)
+    wait_until(starts.exists, 120)
     controller.kill()
     controller.wait()
     assert workflow(rule, "--rerun-incomplete") == 0, workflow.said

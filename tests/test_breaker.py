@@ -560,12 +560,12 @@ REFUSED = "echo 'curl: (7) Failed to connect to example.org port 443: Connection
 def test_through_real_calls_and_a_killed_controller(tmp_path):
     """All units of a host fail; the controller is killed while the breaker is open; the next one holds on."""
     script = f'[ "$1" != n1 ] || [ -e healed ] || {{ {REFUSED}; }}'
-    campaign = Places(tmp_path, script, time_scale=0.04)  # 300 s are 12 s, 5 min 12 s to 14.4 s
+    campaign = Places(tmp_path, script, time_scale=0.08)  # 300 s are 24 s, 5 min 24 s to 28.8 s
     first = campaign.start()
     wait_until(lambda: campaign.events("breaker_opened"), 60)
     entry = breaker.load(campaign.run)[N1]
     (opened,) = campaign.events("breaker_opened")
-    assert clock.seconds(entry["until"]) - clock.seconds(entry["opened_at"]) == pytest.approx(12, abs=1e-5)
+    assert clock.seconds(entry["until"]) - clock.seconds(entry["opened_at"]) == pytest.approx(24, abs=1e-5)
     assert (entry["state"], entry["failures"], opened["until"]) == ("open", 5, entry["until"])
     assert opened["failure_class"] == "network"
     os.killpg(first.pid, signal.SIGKILL)
@@ -573,14 +573,14 @@ def test_through_real_calls_and_a_killed_controller(tmp_path):
     assert json.loads(campaign.status("--json"))["breakers"] == {N1: entry["until"]}
     assert f"breaker open: {N1} for " in campaign.status()
     (tmp_path / "healed").touch()
+    resumed = clock.iso()
     second = campaign.start()
-    assert second.wait(90) == 0
+    assert second.wait(200) == 0
     assert campaign.changes() == [("opened", N1), ("half_open", N1), ("closed", N1)]
     starts = [e for e in campaign.events("unit_start") if e["target"].startswith("unit/n1/")]
-    late = [clock.seconds(e["ts"]) for e in starts[5:]]
-    # What one more had begun when the fifth failed is no launch while open.
-    assert len([e for e in starts if e["ts"] < opened["ts"]]) in (5, 6)
-    assert all(ts >= clock.seconds(entry["until"]) for ts in late if ts > clock.seconds(opened["ts"]))
+    # One more that was let through before the fifth failed is no launch while open, even if it says so later.
+    assert len([e for e in starts if e["ts"] < entry["until"]]) in (5, 6)
+    assert all(e["ts"] >= entry["until"] for e in starts if e["ts"] >= resumed)
     (half_open,) = campaign.events("breaker_half_open")
     assert half_open["ts"] >= entry["until"]
     assert breaker.read(campaign.run).document() == {}
@@ -604,7 +604,7 @@ def test_status_shows_what_probes(tmp_path):
 def test_real_failures_of_a_workload_leave_the_hosts_alone(tmp_path):
     script = f'[ "$2" != w1 ] || {{ {REFUSED}; }}'
     campaign = Places(tmp_path, script, number=3, time_scale=0.001, classes=_budget(network=1))
-    assert campaign.start().wait(90) != 0
+    assert campaign.start().wait(240) != 0
     changes = campaign.changes()
     opened = {scope for _, scope in changes}
     # Where the first failures come from one host, the meeting with that is held back until there is contrast.
@@ -633,13 +633,13 @@ def test_the_schedule_through_real_calls(tmp_path):
     """
     scale = 0.002
     campaign = Places(tmp_path, script, hosts=("n1",), workloads=("w1", "w2"), number=1, time_scale=scale)
-    assert campaign.start().wait(90) != 0
+    assert campaign.start().wait(240) != 0
     history = attempts.read(campaign.run, "unit/n1/w1/0")
     assert [record["decision"] for record in history] == ["retry"] * 3 + ["refused"]
     for record, after, minutes in zip(history, history[1:], (5, 15, 45), strict=False):
         wait = clock.seconds(record["not_before"]) - clock.seconds(record["ended"])
         assert 60 * minutes * scale - 1e-5 <= wait <= 1.2 * 60 * minutes * scale + 1e-5
-        assert 0 <= clock.seconds(after["started"]) - clock.seconds(record["not_before"]) < 5
+        assert 0 <= clock.seconds(after["started"]) - clock.seconds(record["not_before"]) < 30
     asked, answered = attempts.read(campaign.run, "unit/n1/w2/0")
     assert clock.seconds(asked["not_before"]) - clock.seconds(asked["ended"]) == pytest.approx(1.0, abs=1e-5)
     assert answered["outcome"] == "published" and answered["started"] >= asked["not_before"]

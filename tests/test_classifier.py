@@ -173,7 +173,7 @@ def test_time_is_linear_whatever_the_log(unit: str) -> None:
     log = unit * (MEGABYTE // len(unit))
     started = time.process_time()
     classify(log)
-    assert time.process_time() - started < 3, "half a second is usual; quadratic searches take minutes"
+    assert time.process_time() - started < 10, "half a second is usual; quadratic searches take minutes"
 
 
 def test_importing_reads_no_rules_and_no_heavy_module() -> None:

@@ -335,7 +335,7 @@ def test_status_of_a_run_that_is_on_and_one_that_was_killed(empty: Path) -> None
             stderr=log,
             start_new_session=True,
         )
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while not (empty / "runs/m31-lights/stacking").exists() or states(empty)["LOCAL_METRICS"] != "running":
         assert time.monotonic() < end and call.poll() is None, (empty / "output.log").read_text()
         time.sleep(0.1)
@@ -345,6 +345,7 @@ def test_status_of_a_run_that_is_on_and_one_that_was_killed(empty: Path) -> None
 
     os.killpg(call.pid, signal.SIGKILL)
     call.wait()
+    end = time.monotonic() + 60
     while document(empty, "runs")["runs"][0]["state"] == "running":
         assert time.monotonic() < end
     assert states(empty)["LOCAL_METRICS"] == "interrupted"
@@ -364,13 +365,13 @@ def test_a_stop_reaches_snakemake(empty: Path) -> None:
         text=True,
         start_new_session=True,
     )
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while not (empty / "runs/m31-lights/stacking").exists() or states(empty)["LOCAL_METRICS"] != "running":
         assert time.monotonic() < end and call.poll() is None
         time.sleep(0.1)
     call.terminate()
     (empty / "wait-LOCAL_METRICS").unlink()
-    assert "error" in json.loads(call.communicate(timeout=60)[0])
+    assert "error" in json.loads(call.communicate(timeout=120)[0])
     assert call.returncode == 1
     assert document(empty, "runs")["runs"][0]["state"] == "stopped"
 

@@ -133,7 +133,7 @@ def test_scancel_reaches_processes_in_sessions_of_their_own(cluster: Cluster) ->
 
 
 def test_a_limit_is_announced_to_the_batch_shell_and_kept(cluster: Cluster) -> None:
-    cluster.settings(minute=0.4, kill_wait=0.2)
+    cluster.settings(minute=2, kill_wait=0.2)
     job_id = cluster.submit(
         "trap 'echo warned' USR1; trap '' TERM; while :; do sleep 0.05; done", "-t", "2", "--signal=B:USR1@60"
     )
@@ -196,11 +196,12 @@ def test_a_job_waits_for_the_reason_that_it_is_given(cluster: Cluster) -> None:
 @pytest.mark.parametrize("instance", ["gone", "left"])
 def test_a_job_is_requeued_under_its_id(cluster: Cluster, instance: str) -> None:
     job_id = cluster.submit("echo $SLURM_RESTART_COUNT; sleep 1000", "--open-mode=append")
-    wait_until(lambda: cluster.state(job_id) == "RUNNING" and (cluster.work / "log.4294967294").read_text())
+    log = cluster.work / "log.4294967294"
+    wait_until(lambda: cluster.state(job_id) == "RUNNING" and log.exists() and log.read_text())
     first = cluster.job(job_id)
     cluster.requeue(job_id, leave=instance == "left")
     wait_until(lambda: cluster.state(job_id) == "RUNNING" and cluster.job(job_id)["restarts"] == 1)
-    wait_until(lambda: (cluster.work / "log.4294967294").read_text() == "\n1\n")
+    wait_until(lambda: log.read_text() == "\n1\n")
     wait_until(lambda: bool(processes(cluster.store, first)) == (instance == "left"))
     assert cluster.ask("squeue", "-h", "-O", "JobID:|,RestartCnt:|") == f"{job_id}|1|\n"
     listed = cluster.ask("sacct", "-X", "-D", "-n", "-P", "-o", "jobid,state").splitlines()

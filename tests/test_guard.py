@@ -17,6 +17,7 @@ from ripresa.recovery import validators
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 GUARD_DIED = "kill -9 $PPID; "
+TOLD_TO = "until [ -e go ]; do sleep 0.02; done; "
 
 
 def alive(pid):
@@ -51,9 +52,10 @@ def test_success(guard):
 
 
 def test_a_target_appears_only_when_it_is_complete(guard):
-    process = guard.start("echo half > {output}; touch begun; sleep 0.3; echo whole > {output}")
+    process = guard.start("echo half > {output}; touch begun; " + TOLD_TO + "echo whole > {output}")
     wait_until((guard.directory / "begun").exists)
     assert not guard.path.exists()
+    (guard.directory / "go").touch()
     assert process.wait() == 0
     assert guard.path.read_text() == "whole\n"
 
@@ -168,13 +170,15 @@ def test_a_real_kill_for_want_of_memory(guard):
     group = control_group(f"ripresa-test-{os.getpid()}", 60_000_000)
     if group is None:
         pytest.skip("needs root and memory control groups (version 1)")
+    os.mkfifo(guard.directory / "go")
     try:
-        joining = guard.start("sleep 0.5; python3 -c 'bytearray(200_000_000)'; echo 1 > {output}")
+        joining = guard.start("read -r < go || :; python3 -c 'bytearray(200_000_000)'; echo 1 > {output}")
         (group / "cgroup.procs").write_text(str(joining.pid))
         for pid in wait_until(
             lambda: (o := guard.owner()) and o.get("group") and processes.group(o["group"])
         ):
             (group / "cgroup.procs").write_text(str(pid))
+        (guard.directory / "go").write_text("")
         assert joining.wait() == 1
         assert guard.last["failure_class"] == "memory"
     finally:
@@ -283,7 +287,7 @@ def test_fits(tmp_path, monkeypatch, capsys, kind, options, evidence):
 
 
 def test_a_hanging_validation_is_ended(guard):
-    guard.options({"validate": "command:sleep 60", "wall": 0.5, "grace": 0.2})
+    guard.options({"validate": "command:sleep 60", "wall": 2, "grace": 0.2})
     assert guard("echo 1 > {output}") == 1
     assert guard.last["failure_class"] == "time_limit" and "while validating" in guard.last["evidence"]
 
@@ -293,7 +297,7 @@ def test_a_validation_can_be_stopped(guard):
     process = guard.start("echo 1 > {output}")
     wait_until((guard.directory / "begun").exists)
     process.terminate()
-    assert process.wait(10) == 1
+    assert process.wait(30) == 1
     assert guard.last["failure_class"] == "cancelled" and not guard.path.exists()
 
 
@@ -312,10 +316,10 @@ FAMILY = {
 @pytest.mark.parametrize("limit", ["wall", "stall"])
 def test_a_limit_ends_all(guard, kind, limit):
     stall = {"progress": "file:never"} if limit == "stall" else {}
-    guard.options({limit: 0.6, "grace": 0.4, **stall})
+    guard.options({limit: 1.5, "grace": 0.4, **stall})
     began = time.monotonic()
     assert guard("echo 1 > {output}; " + FAMILY[kind]) == 1
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 30, "half of what it would take by itself"
     assert guard.last["failure_class"] == {"wall": "time_limit", "stall": "hang"}[limit]
     assert not alive(pid_in(guard.directory / "pid"))
     assert not guard.path.exists()
@@ -338,19 +342,22 @@ def test_the_wall_limit_from_snakemakes_runtime(guard):
     ],
 )
 def test_progress_keeps_a_command_alive_and_its_end_is_noticed(guard, progress, step):
-    guard.options({"stall": 1.4, "grace": 0.2, **({"progress": progress} if progress else {})})
+    guard.options({"stall": 2, "grace": 0.2, **({"progress": progress} if progress else {})})
     began = time.monotonic()
-    assert guard(f"for i in 1 2 3 4 5; do {step}; sleep 0.3; done; sleep 60") == 1
+    assert guard(f"for i in {{1..8}}; do {step}; sleep 0.3; done; sleep 60") == 1
     assert guard.last["failure_class"] == "hang"
-    assert 2.1 < time.monotonic() - began < 9
+    assert 3.5 < time.monotonic() - began < 40, (
+        "the steps take longer than a stall; the rest is not waited for"
+    )
     if progress and progress.startswith(("counter", "log")):
-        assert guard.last["progress"] == "5"
-        assert [event["value"] for event in guard.events("unit_progress")][-1] == "5"
+        assert guard.last["progress"] == "8"
+        assert [event["value"] for event in guard.events("unit_progress")][-1] == "8"
 
 
 def test_what_a_successful_command_leaves_behind_is_ended_before_publishing(guard):
     leave = "bash -c 'echo $$ > pid; while :; do sleep 0.1; echo late >> \"$0\"; done' {output} &"
-    assert guard(f"echo 1 > {{output}}; {leave}\nsetsid {leave} sleep 0.2", RIPRESA_GRACE_S="0.5") == 0
+    begun = "until [ $(grep -c late {output}) -ge 2 ]; do sleep 0.02; done"
+    assert guard(f"echo 1 > {{output}}; {leave}\nsetsid {leave} {begun}", RIPRESA_GRACE_S="0.5") == 0
     assert not alive(pid_in(guard.directory / "pid"))
     content = guard.path.read_text()
     time.sleep(0.3)
@@ -360,7 +367,7 @@ def test_what_a_successful_command_leaves_behind_is_ended_before_publishing(guar
 
 def test_what_ends_by_itself_may(guard):
     """Bash does not wait for process substitutions: their last words belong to the output."""
-    assert guard("echo 1 > >(sleep 0.3; cat > {output})") == 0
+    assert guard("echo 1 > >(sleep 0.05; cat > {output})") == 0
     assert guard.path.read_text() == "1\n"
 
 
@@ -371,7 +378,7 @@ def test_a_stop_reaches_the_command(guard, number):
     )
     wait_until((guard.directory / "begun").exists)
     process.send_signal(number)
-    assert process.wait(10) == 1
+    assert process.wait(30) == 1
     assert (guard.directory / "told").exists()
     record = guard.last
     assert (record["outcome"], record["failure_class"], record["decision"]) == (
@@ -382,21 +389,24 @@ def test_a_stop_reaches_the_command(guard, number):
 
 
 def test_asked_twice_means_at_once(guard):
-    process = guard.start("trap '' TERM; touch begun; while :; do sleep 0.05; done", RIPRESA_GRACE_S="60")
+    process = guard.start(
+        "trap 'touch told' TERM; touch begun; while :; do sleep 0.05 || :; done", RIPRESA_GRACE_S="600"
+    )
     wait_until((guard.directory / "begun").exists)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
+    wait_until((guard.directory / "told").exists)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    assert process.wait(5) == 1
+    assert process.wait(60) == 1
     assert guard.last["failure_class"] == "cancelled" and guard.last["signal"] == signal.SIGKILL
 
 
 def test_a_hang_up_is_ignored(guard):
-    process = guard.start("touch begun; sleep 0.3; echo 1 > {output}")
+    process = guard.start("touch begun; " + TOLD_TO + "echo 1 > {output}")
     wait_until((guard.directory / "begun").exists)
     process.send_signal(signal.SIGHUP)
-    assert process.wait(10) == 0
+    (guard.directory / "go").touch()
+    assert process.wait(30) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
@@ -409,7 +419,7 @@ def test_a_warning_reaches_those_who_catch_it(guard, number):
     )
     wait_until((guard.directory / "begun").exists)
     process.send_signal(number)
-    assert process.wait(10) == 0
+    assert process.wait(30) == 0
     assert sorted(guard.path.read_text().split()) == sorted([name, "heedless"])
     assert guard.outcomes() == [("published", "done")]
 
@@ -426,7 +436,7 @@ def test_a_warning_at_any_moment_of_its_start_ends_nothing(guard):
         wait_until(lambda process=process: blocks(process.pid, signal.SIGUSR1))
         time.sleep(delay)
         process.send_signal(signal.SIGUSR1)
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
     assert len(guard.outcomes()) == 5
 
 
@@ -435,7 +445,7 @@ def test_a_stop_at_any_moment_of_its_start_ends_the_guard_and_leaves_nothing(gua
         process = guard.start("sleep 5", session=str(delay))
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=10)
+        process.communicate(timeout=30)
         assert process.returncode != 0
         assert not leases.held(guard.run.lease("out.txt"))
     assert guard("echo 1 > {output}", session="after") == 0
@@ -519,21 +529,30 @@ def test_killed_before_and_after_the_command(guard):
     assert numbers == list(range(1, len(numbers) + 1))
 
 
+def beside_a_live_attempt(guard, command, session="two"):
+    """The exit code of a guard that found one, which then got its word to go on."""
+    second = guard.start(command, session=session)
+    assert "a live attempt holds it" in second.stdout.readline()
+    (guard.directory / "go").touch()
+    assert "Traceback" not in second.communicate(timeout=60)[0]
+    return second.returncode
+
+
 def test_a_live_attempt_is_adopted(guard):
-    first = guard.start("sleep 0.6; echo 1 > {output}; echo run >> runs_of_it")
+    command = TOLD_TO + "echo 1 > {output}; echo run >> runs_of_it"
+    first = guard.start(command)
     guard.running()
-    assert guard("sleep 0.6; echo 1 > {output}; echo run >> runs_of_it", session="two") == 0
+    assert beside_a_live_attempt(guard, command) == 0
     assert first.wait() == 0
     assert (guard.directory / "runs_of_it").read_text() == "run\n"
     assert guard.outcomes() == [("published", "done"), ("adopted", "done")]
-    assert "a live attempt holds it" in guard.said
 
 
 def test_a_live_attempt_that_fails_is_adopted_too(guard):
-    command = "sleep 0.5; echo 'Connection timed out'; exit 255"
+    command = TOLD_TO + "echo 'Connection timed out'; exit 255"
     first = guard.start(command)
     guard.running()
-    assert guard(command, session="two") == 1
+    assert beside_a_live_attempt(guard, command) == 1
     first.wait()
     assert guard.outcomes() == [("failed", "retry")], "whether to go on is the scheduler's to decide"
     assert guard("echo 1 > {output}", session="two") == 0
@@ -688,13 +707,18 @@ def test_a_release_ends_a_quarantine(guard):
     assert guard.last["attempt"] == 2 and guard.last["outcome"] == "failed"
 
 
+def test_a_unit_in_backoff_is_sent_back_to_the_scheduler(guard):
+    guard.policy(time_scale=1.0)
+    assert fail(guard) == 1
+    assert guard("echo 1 > {output}", RIPRESA_SCHEDULER="recovery") == 75
+    assert len(guard.records) == 1
+
+
 def test_a_backoff_is_waited_for(guard):
     guard.policy(time_scale=0.005)
     assert fail(guard) == 1
     wait = clock.seconds(guard.last["not_before"]) - clock.seconds(guard.last["ended"])
     assert 1.4 < wait < 2.2, "5 minutes and up to a fifth more, scaled"
-    assert guard("echo 1 > {output}", RIPRESA_SCHEDULER="recovery") == 75
-    assert len(guard.records) == 1
     assert guard("echo 1 > {output}") == 0
     assert clock.seconds(guard.last["started"]) >= clock.seconds(guard.records[0]["not_before"])
 
@@ -705,7 +729,7 @@ def test_a_backoff_can_be_cut_short_by_a_stop(guard):
     process = guard.start("echo 1 > {output}")
     wait_until(lambda: (o := guard.owner()) and o.get("pid") == process.pid)
     process.terminate()
-    assert process.wait(5) != 0
+    assert process.wait(30) != 0
     assert not guard.path.exists()
 
 
@@ -713,9 +737,17 @@ def breaker_of(guard, scope):
     return (records.read_json(guard.run.breakers) or {}).get(scope)
 
 
+def falls_due(guard, scope):
+    """An open breaker has been open for as long as it was to be."""
+    book = records.read_json(guard.run.breakers)
+    assert book[scope]["state"] == "open" and clock.seconds(book[scope]["until"]) > time.time()
+    book[scope]["until"] = clock.iso(time.time() - 1)
+    records.write_json(guard.run.breakers, book)
+
+
 def test_a_breaker_opens_probes_and_closes(guarded):
     units = [guarded(outputs=[f"{n}.txt"]) for n in range(12)]
-    units[0].policy(breaker={"failures": 5, "open_s": 4.0, "probes": 3}, time_scale=1.0)
+    units[0].policy(breaker={"failures": 5, "open_s": 600.0, "probes": 3}, time_scale=1.0)
     command, scope = "echo 'HTTP Error 503: Service Unavailable'; exit 1", "service:s"
     given = {"scopes": ["service=s"], "RIPRESA_SCHEDULER": "recovery"}
     for unit in units[:5]:
@@ -724,8 +756,10 @@ def test_a_breaker_opens_probes_and_closes(guarded):
     assert [event["scope"] for event in units[0].events("breaker_opened")].count(scope) == 1
     assert units[5]("echo 1 > {output}", **given) == 75
     assert units[5].records == []
-    time.sleep(max(0.0, clock.seconds(breaker_of(units[0], scope)["until"]) - time.time()))
-    probes = [unit.start("sleep 2; echo 1 > {output}", **given) for unit in units[5:]]
+    falls_due(units[0], scope)
+    probes = [unit.start(TOLD_TO + "echo 1 > {output}", **given) for unit in units[5:]]
+    wait_until(lambda: [probe.poll() for probe in probes].count(75) == 4, 60)
+    (units[0].directory / "go").touch()
     codes = [probe.wait() for probe in probes]
     assert codes.count(0) == 3 and codes.count(75) == 4
     assert breaker_of(units[0], scope) is None
@@ -735,10 +769,10 @@ def test_a_breaker_opens_probes_and_closes(guarded):
 
 def test_a_failed_probe_opens_the_breaker_again(guarded):
     unit, other = guarded(outputs=["a.txt"]), guarded(outputs=["b.txt"])
-    unit.policy(breaker={"failures": 1, "open_s": 3.0, "probes": 3}, time_scale=1.0)
+    unit.policy(breaker={"failures": 1, "open_s": 600.0, "probes": 3}, time_scale=1.0)
     given = {"scopes": ["service=s"], "RIPRESA_SCHEDULER": "recovery"}
     assert unit("echo 'HTTP Error 503: Service Unavailable'; exit 1", **given) == 1
-    time.sleep(max(0.0, clock.seconds(breaker_of(unit, "service:s")["until"]) - time.time()))
+    falls_due(unit, "service:s")
     assert other("echo 'HTTP Error 503: Service Unavailable'; exit 1", **given) == 1
     assert breaker_of(unit, "service:s")["state"] == "open"
     assert unit("echo 1 > {output}", **given) == 75
@@ -833,7 +867,7 @@ def test_a_huge_attempt_file(guard):
         file.write(b"x" * 30_000_000)
     began = time.monotonic()
     assert guard("echo 1 > {output}") == 0
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60, "less than a second on an idle machine"
     assert guard.last["attempt"] == 2
 
 
@@ -847,12 +881,13 @@ def test_a_lease_that_names_someone_else(guard):
     assert innocent.poll() is None
     # The same in the lease of a live attempt.
     guard.path.unlink()
-    first = guard.start("sleep 0.7; echo 2 > {output}", session="two")
+    command = TOLD_TO + "echo 2 > {output}"
+    first = guard.start(command, session="two")
     guard.running()
     with open(guard.run.lease("out.txt"), "r+b") as lease:
         lease.truncate()
         lease.write(json.dumps(owner).encode())
-    assert guard("sleep 0.7; echo 2 > {output}", session="three") == 0
+    assert beside_a_live_attempt(guard, command, "three") == 0
     assert first.wait() == 0
     assert innocent.poll() is None
     innocent.kill()

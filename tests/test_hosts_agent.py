@@ -126,6 +126,28 @@ def living(text, command=""):
     return found
 
 
+AT_ONCE_S = 4.0
+"""A wait that heard nothing would look 5 s after it began; what it hears it tells within 0.1 s."""
+
+
+def after(seconds, action):
+    """Do something in a while; returns a function that tells how many seconds ago that was."""
+    done = []
+
+    def act():
+        done.append(time.monotonic())
+        action()
+
+    threading.Timer(seconds, act).start()
+    return lambda: time.monotonic() - done[0]
+
+
+def end_supervisor(owner):
+    """Kill a supervisor, and wait until it is dead."""
+    os.kill(owner["pid"], signal.SIGKILL)
+    wait_until(lambda: not processes.alive(owner))
+
+
 def install(root, user=None):
     data, digest = bundle.build()
     command = bundle.install_command(str(root), digest, PYTHON)
@@ -149,7 +171,7 @@ def agent(installed, request, tmp_path):
     yield one
     assert one.do("clean", kill=True) == {"removed": True}
     assert not one.dir.exists()
-    assert living(str(one.dir)) == []
+    wait_until(lambda: living(str(one.dir)) == [])  # a process dies some moments after it let go of all
 
 
 # A call
@@ -288,14 +310,15 @@ def test_a_failure_is_told_and_packs_nothing(agent):
 
 def test_the_environment_of_a_command(agent):
     environment = {"GIVEN": "a secret", "HOME": "/nowhere", "PYTHONPATH": "/mine"}
-    unit = agent.operation("env -0; sleep 600", environment=environment)
+    limits = {**LIMITS, "beat_s": 600}  # no file comes and goes while all are read
+    unit = agent.operation("env -0; printf whole; sleep 600", environment=environment, limits=limits)
     login = {"PATH": "/usr/bin:/bin", "SSH_CLIENT": "1.2.3.4 5 6", "LOGIN": "yes", "HOME": "/home/x"}
     assert agent(unit, env=login)["done"] == [{"state": "started"}]
     agent.owner({unit["key"]: unit["token"]})
     folder = agent.dir / "units" / unit["key"]
     assert (folder / "request.json").stat().st_mode & 0o777 == 0o600
-    told = wait_until((folder / "log").read_text)
-    known = dict(line.split("=", 1) for line in told.split("\0") if line)
+    told = wait_until(lambda: (log := (folder / "log").read_text()).endswith("\0whole") and log)
+    known = dict(line.split("=", 1) for line in told.split("\0")[:-1])
     (home,) = (agent.root / "bundles").iterdir()
     assert known["GIVEN"] == "a secret" and known["HOME"] == "/nowhere" and known["LOGIN"] == "yes"
     assert "SSH_CLIENT" not in known
@@ -328,10 +351,10 @@ def test_a_shared_directory_is_worked_in_and_not_packed(agent, tmp_path):
 
 
 def test_progress_and_limits(agent):
-    limits = {**LIMITS, "beat_s": 0.05, "stall_s": 0.3, "stall_source": "declared"}
+    limits = {**LIMITS, "beat_s": 0.05, "stall_s": 2, "stall_source": "declared"}
     told = agent.result("echo 3 10 > $RIPRESA_PROGRESS; sleep 600", progress="counter:", limits=limits)
     result = told["result"]
-    assert result["stopped"] == "hang" and "its limit of 0.3 s is the rule's own" in result["evidence"]
+    assert result["stopped"] == "hang" and "its limit of 2 s is the rule's own" in result["evidence"]
     assert result["progress"] == {"progress": "3", "progress_total": "10"}
     told = agent.result("sleep 600", target="b", limits={**LIMITS, "wall_s": 0.1})
     assert told["result"]["stopped"] == "time_limit" and told["result"]["signal"] == signal.SIGTERM
@@ -349,10 +372,10 @@ def test_a_running_unit_tells_how_far_it_is(agent):
 
 
 def test_a_command_is_measured(agent):
-    code = "import time; b = b'x' * (100 << 20); time.sleep(1.5)"
+    code = "import time; b = b'x' * (100 << 20); time.sleep(5)"  # there is a look every second
     command = f'head -c 20m /dev/zero > x; sync x; python3 -c "{code}"'
     told = agent.result(command, measure=True)["result"]["benchmark"]
-    assert 1.4 < told["seconds"] < 20 and 0 < told["mean_load"] < 200 and told["cpu_s"] > 0
+    assert 4.9 < told["seconds"] < 120 and 0 < told["mean_load"] < 200 and told["cpu_s"] > 0
     assert 100 < told["max_uss_mb"] <= told["max_pss_mb"] <= told["max_rss_mb"] < told["max_vms_mb"]
     assert 20 <= told["io_out_mb"] < 60
 
@@ -360,11 +383,12 @@ def test_a_command_is_measured(agent):
 # Once and only once
 
 
-def test_a_start_is_idempotent(agent):
-    operation = agent.operation("echo once >> executions; sleep 0.2")
+def test_a_start_is_idempotent(agent, tmp_path):
+    operation = agent.operation(f"echo once >> executions; until [ -e {tmp_path}/go ]; do sleep 0.02; done")
     known = {name: operation[name] for name in ("token", "attempt", "digest", "session")}
     first, second = agent(operation, operation)["done"]
     assert first == {"state": "started"} and second == {"state": "held", **known}
+    (tmp_path / "go").touch()
     unit = {operation["key"]: operation["token"]}
     assert agent.state(unit)["state"] == "ended"
     assert agent(operation)["done"] == [{"state": "ended", **known}]
@@ -394,8 +418,8 @@ def test_of_concurrent_starts_one_wins(agent, tmp_path):
         thread.join()
     assert sorted(answer["state"] for answer in answers) == ["held"] * 7 + ["started"]
     assert len({answer["token"] for answer in answers if "token" in answer}) == 1
-    wait_until((tmp_path / "executions").exists)
-    assert (tmp_path / "executions").read_text() == "x\n"
+    executions = tmp_path / "executions"
+    assert wait_until(lambda: executions.exists() and executions.read_text()) == "x\n"
 
 
 def test_starts_and_lookers_do_not_disturb_each_other(agent):
@@ -438,7 +462,7 @@ def test_a_killed_supervisor_is_noticed_and_its_orphans_end(agent, tmp_path):
 def test_a_start_after_a_killed_supervisor_ends_its_orphans_first(agent):
     unit = agent.start("sleep 600")
     owner = agent.owner(unit)
-    os.kill(owner["pid"], signal.SIGKILL)
+    end_supervisor(owner)
     again = agent(agent.operation("true", attempt=2))["done"][0]
     assert again["state"] == "ended" and again["token"] == unit[key_of("a/unit.txt")]
     assert processes.group(owner["group"]) == []
@@ -448,16 +472,15 @@ def test_a_start_after_a_killed_supervisor_ends_its_orphans_first(agent):
 def test_a_wait_hears_at_once_that_a_supervisor_was_killed(agent):
     unit = agent.start("sleep 600")
     owner = agent.owner(unit)
-    threading.Timer(0.5, os.kill, (owner["pid"], signal.SIGKILL)).start()
-    began = time.monotonic()
-    assert agent.state(unit)["result"]["outcome"] == "interrupted"
-    assert time.monotonic() - began < 4.5
+    heard = after(0.5, lambda: os.kill(owner["pid"], signal.SIGKILL))
+    assert agent.state(unit, 600)["result"]["outcome"] == "interrupted"
+    assert heard() < AT_ONCE_S
 
 
 def test_a_reboot_interrupts(agent):
     unit = agent.start("sleep 600")
     owner = agent.owner(unit)
-    os.kill(owner["pid"], signal.SIGKILL)
+    end_supervisor(owner)
     os.killpg(owner["group"], signal.SIGKILL)
     for path in (agent.folder(unit) / "request.json", agent.dir / "leases" / f"{next(iter(unit))}.lock"):
         path.write_text(path.read_text().replace(processes.boot_id(), "an earlier boot"))
@@ -574,18 +597,18 @@ def test_a_waiting_call_ends_with_its_connection(agent):
     time.sleep(0.5)
     assert call.poll() is None
     call.stdout.close()
-    call.wait(4.5)
+    call.wait(60)
     assert call.stderr.read() == b""
     call.stderr.close()
 
 
-def test_a_wait_returns_when_one_of_several_ends(agent):
-    units = agent.start("sleep 600") | agent.start("sleep 0.7", "b")
-    began = time.monotonic()
+def test_a_wait_returns_when_one_of_several_ends(agent, tmp_path):
+    command = f"until [ -e {tmp_path}/go ]; do sleep 0.02; done"
+    units = agent.start("sleep 600") | agent.start(command, "b")
+    heard = after(0.5, (tmp_path / "go").touch)
     states = agent(follow=units, wait_s=30)["units"]
     assert [one["state"] for one in states.values()] == ["running", "ended"]
-    assert time.monotonic() - began < 4.5
-    began = time.monotonic()
+    assert heard() < AT_ONCE_S
     states = agent(follow={key_of("a/unit.txt"): units[key_of("a/unit.txt")]}, wait_s=0.3)["units"]
     assert [one["state"] for one in states.values()] == ["running"]
 
@@ -598,7 +621,7 @@ def test_the_supervisor_outlives_the_session_that_started_it(agent):
         stdout=subprocess.PIPE,
         start_new_session=True,
     )
-    call.communicate(agent.request(operation), timeout=20)
+    call.communicate(agent.request(operation), timeout=60)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(call.pid, signal.SIGHUP)
         os.killpg(call.pid, signal.SIGKILL)
@@ -614,11 +637,12 @@ def test_clean_leaves_nothing(tmp_path):
     units = [agent.start(STUBBORN, target) for target in "cd"]
     wait_until(lambda: len(living(str(agent.dir), "sleep")) == 4)
     # Of one, the supervisor is gone already.
-    os.kill(agent.owner(units[0])["pid"], signal.SIGKILL)
+    end_supervisor(agent.owner(units[0]))
     refused = agent.do("clean", kill=False)
     assert refused == {"error": "unknown", "evidence": "1 units still run"}
     assert agent.do("clean", kill=True) == {"removed": True}
-    assert living(str(tmp_path)) == [] and not (tmp_path / "root").exists()
+    assert not (tmp_path / "root").exists()
+    wait_until(lambda: living(str(tmp_path)) == [])
 
 
 def test_a_part_of_a_run_is_ended_and_the_last_takes_the_rest_along(tmp_path):
@@ -634,7 +658,7 @@ def test_a_part_of_a_run_is_ended_and_the_last_takes_the_rest_along(tmp_path):
         "removed": False,
     }
     assert [unit["target"] for unit in agent.do("list")["units"]] == ["jobs/1.json"]
-    assert living(str(tmp_path)) == []
+    wait_until(lambda: living(str(tmp_path)) == [])
     assert agent.do("end", targets="jobs/") == {"ended": [], "left": 0, "removed": True}
     assert not (tmp_path / "root").exists()
 
@@ -652,7 +676,7 @@ def small(installed, tmp_path):
     agent = Agent(command, root, "run")
     yield agent
     agent.do("clean", kill=True)
-    subprocess.run(["umount", root], check=True)
+    subprocess.run(["umount", "--lazy", root], check=True)  # what was ended may take a moment to die
 
 
 @ROOT

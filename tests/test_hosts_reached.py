@@ -15,7 +15,7 @@ def call(folder, inventory, snakefile, **environment):
         [sys.executable, "-m", "snakemake", "--executor", "ansible", "--jobs", "4", "--nolock",
          "--ansible-inventory", str(inventory), "--workflow-profile", "none"],
         cwd=folder, env=clean | environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=100, check=False,
+        timeout=240, check=False,
     )  # fmt: skip
     said = done.stdout + done.stderr
     assert done.returncode == 0, said

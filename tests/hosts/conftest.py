@@ -6,10 +6,10 @@ import time
 import pytest
 import yaml
 
-OPTIONS = ("BatchMode=yes", "ConnectTimeout=5", "LogLevel=ERROR")
+OPTIONS = ("BatchMode=yes", "ConnectTimeout=30", "LogLevel=ERROR")
 
 
-def wait_until(condition, seconds=10.0):
+def wait_until(condition, seconds=60.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "what the test waits for did not happen"
@@ -41,7 +41,7 @@ class Ssh:
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-            timeout=30,
+            timeout=120,
         )
 
     def start(self, host, line):

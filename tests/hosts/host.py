@@ -76,11 +76,17 @@ class Host(Machine):
 
     def _kill(self, which: Callable[[int], bool]) -> None:
         """End processes at once, and wait until they are gone."""
-        pids = [pid for pid in self.processes() if which(pid)]
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        _until(lambda: not any(map(self.runs, pids)), f"{pids} on {self.name} cannot be killed")
+        pids: set[int] = set()
+
+        def gone() -> bool:
+            found = [pid for pid in self.processes() if which(pid)]  # the last may have begun another
+            pids.update(found)
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return not found and not any(map(self.runs, pids))
+
+        _until(gone, f"processes of {self.name} cannot be killed")
 
 
 def _line(pid: int) -> str:
@@ -107,7 +113,7 @@ def _program(pid: int) -> str:
         return ""
 
 
-def _until(condition: Callable[[], bool], otherwise: str, seconds: float = 10) -> None:
+def _until(condition: Callable[[], bool], otherwise: str, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

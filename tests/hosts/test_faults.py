@@ -28,7 +28,7 @@ def answer(session, seconds):
 
 def lost(session):
     """Whether ssh says that it has lost the connection, which it notices when it reads or when it writes."""
-    said = answer(session, 5)
+    said = answer(session, 60)
     return b"reset by peer" in said or b"Broken pipe" in said
 
 
@@ -36,7 +36,7 @@ def lost(session):
 def echo(ssh):
     """A session to h1 that answers with what it is told."""
     session = ssh.start("h1", "echo ready; exec cat")
-    assert answer(session, 10) == b"ready\n"
+    assert answer(session, 60) == b"ready\n"
     yield session
     session.kill()
     session.communicate()
@@ -50,10 +50,10 @@ def tell(session, text):
 def test_sshd_is_down_and_up(hosts, ssh, echo):
     ssh("h1", DETACHED.format(621))
     hosts.sshd_down("h1")
-    assert b"closed" in answer(echo, 5)
+    assert b"closed" in answer(echo, 60)
     assert "Connection refused" in ssh("h1", "true").stdout
     # What a session ran notices by its channels only, and cat does.
-    assert [line for line in hosts.processes("h1") if line != "cat"] == ["sleep 621"]
+    wait_until(lambda: [line for line in hosts.processes("h1") if line != "cat"] == ["sleep 621"])
     assert works(ssh, "h2")
     hosts.sshd_up("h1")
     assert works(ssh)
@@ -92,14 +92,14 @@ def connect(hosts, seconds):
 
 def test_connections_are_cut(hosts, ssh, echo):
     ssh("h1", DETACHED.format(623))
-    with connect(hosts, 5) as raw:
+    with connect(hosts, 60) as raw:
         assert raw.recv(4) == b"SSH-"
         hosts.cut("h1")
         with pytest.raises(ConnectionResetError):
             raw.makefile("rb").read()
     assert lost(echo)
     assert works(ssh)
-    assert "sleep 623" in hosts.processes("h1")
+    wait_until(lambda: "sleep 623" in hosts.processes("h1"))
 
 
 def test_packets_vanish_and_come_back(hosts, ssh, echo):
@@ -111,7 +111,7 @@ def test_packets_vanish_and_come_back(hosts, ssh, echo):
     assert hosts.execute("h1", "hostname") == "h1\n"
     assert works(ssh, "h2")
     hosts.heal("h1")
-    assert answer(echo, 5) == b"lost?\n"
+    assert answer(echo, 60) == b"lost?\n"
     assert works(ssh)
 
 
@@ -120,7 +120,7 @@ def test_what_ends_while_packets_vanish_is_not_told_before_they_pass(hosts, echo
     hosts.execute("h1", "pkill -x cat")
     assert answer(echo, 0.3) is None
     hosts.heal("h1")
-    assert answer(echo, 5) == b""
+    assert answer(echo, 60) == b""
 
 
 def test_a_cut_in_the_dark_leaves_no_connection_and_allows_none(hosts, echo):
@@ -133,7 +133,7 @@ def test_a_cut_in_the_dark_leaves_no_connection_and_allows_none(hosts, echo):
 
 def test_a_dead_wire_is_replaced(hosts, ssh, echo):
     hosts.wires["h1"].kill()
-    assert answer(echo, 5) is not None
+    assert answer(echo, 60) is not None
     assert "Connection refused" in ssh("h1", "true").stdout
     hosts.heal("h1")
     assert works(ssh)
@@ -151,6 +151,7 @@ def test_the_disk_is_full(hosts, ssh):
 
 def test_there_is_no_python(hosts, ssh):
     ssh("h1", "setsid python3 -c 'import time; time.sleep(624)' >/dev/null 2>&1 </dev/null & exit")
+    wait_until(lambda: any(line.startswith("python3") for line in hosts.processes("h1")))
     hosts.no_python("h1")
     for name in ("python3", "/usr/bin/python3", "/usr/bin/python3.11"):
         done = ssh("h1", f"{name} -V")
@@ -167,7 +168,7 @@ def test_the_host_key_is_another(hosts, ssh, echo):
     hosts.wrong_host_key("h1")
     assert "Host key verification failed" in ssh("h1", "true").stdout
     tell(echo, b"still here\n")
-    assert answer(echo, 5) == b"still here\n"
+    assert answer(echo, 60) == b"still here\n"
     hosts.right_host_key("h1")
     assert works(ssh)
 
@@ -177,7 +178,7 @@ def test_the_key_is_revoked(hosts, ssh, echo):
     for user in ("root", "bench"):
         assert "Permission denied (publickey)" in ssh("h1", "true", user).stdout
     tell(echo, b"still here\n")
-    assert answer(echo, 5) == b"still here\n"
+    assert answer(echo, 60) == b"still here\n"
     hosts.grant_key("h1")
     assert works(ssh)
 
@@ -190,7 +191,7 @@ def test_every_fault_is_healed_between_tests(hosts, ssh):
     hosts.wires["h3"].kill()
     began = time.monotonic()
     hosts.restore()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     for host in hosts.names:
         assert ssh(host, "python3 -c 'open(\"/root/y\", \"w\").write(\"y\")'; ls ~ /tmp").stdout.split() == [
             "/root:", "y", "/tmp:",

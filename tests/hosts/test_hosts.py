@@ -68,7 +68,7 @@ def test_ansible_enters_them(hosts, tmp_path, become, group, number):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     assert done.stdout.count("rc=0 >>\nroot\n") == number, done.stdout + done.stderr
     assert PASSWORD not in path.read_text()
@@ -93,7 +93,7 @@ def test_processes_and_files_are_found(hosts, ssh):
 def test_sockets_of_the_controller_are_found(hosts, ssh, state):
     command = ssh.command("h1", "true")
     control = ["-o", "ControlMaster=auto", "-o", f"ControlPath={state}/%C", "-o", "ControlPersist=60"]
-    subprocess.run([command[0], *control, *command[1:]], check=True, timeout=30, stderr=subprocess.DEVNULL)
+    subprocess.run([command[0], *control, *command[1:]], check=True, timeout=120, stderr=subprocess.DEVNULL)
     assert [path.parent for path in Hosts.control_sockets(state)] == [state]
     # The master belongs to a connection, so it ends with that one.
     hosts.cut("h1")
@@ -178,7 +178,7 @@ def test_what_a_killed_up_leaves_is_cleaned(state, file, again):
     wait_until(left.keeper.up)
     known = spaces(left)
     before = inside(known)
-    done = subprocess.run([*call, again], capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run([*call, again], capture_output=True, text=True, check=True, timeout=120)
     assert before and not before & inside(known)
     if again == "up":
         assert done.stderr.startswith("h1 h2 h3 ready after ")

@@ -40,10 +40,11 @@ def test_the_judge_sees_overlaps_on_any_hosts():
 
 
 def test_executions_are_witnessed_on_the_hosts(hosts):
-    hosts.execute("h1", DETACHED.format("twice", 1, 0.5) + DETACHED.format("killed", 1, 60))
-    hosts.execute("h2", DETACHED.format("twice", 2, 0.5))
+    hosts.execute("h1", DETACHED.format("twice", 1, 4) + DETACHED.format("killed", 1, 60))
+    hosts.execute("h2", DETACHED.format("twice", 2, 4))
     hosts.execute("h2", "/srv/witness once 1 0")
     wait_until(lambda: [one.whole for one in hosts.witnessed().get("twice", [])] == [True, True])
+    wait_until(lambda: any(one.ended - one.began > 0.3 for one in hosts.witnessed().get("killed", [])))
     hosts.power_off("h1")
     seen = hosts.witnessed()
     assert [(one.host, one.attempt, one.whole) for one in seen["killed"]] == [("h1", 1, False)]
