@@ -82,7 +82,13 @@ def test_a_run_is_followed_to_its_end_by_several(campaign: Any) -> None:
     try:
         campaign.running("slow")
         wanted = {"RUNNING": 1, "COMPLETED": 1, "QUARANTINED": 1}
-        check_units(wait_until(lambda: (seen := document(folder))["counts"] == wanted and seen, 60))
+        # What runs has said its last word by then, too.
+        check_units(
+            wait_until(
+                lambda: (seen := document(folder))["counts"] == wanted and "step 3" in words(seen) and seen,
+                60,
+            )
+        )
         # Ctrl-C ends one of them quietly, and nothing else.
         until_line(followers[1], "RUNNING  units/slow.txt")
         followers[1].send_signal(signal.SIGINT)
@@ -103,6 +109,11 @@ def test_a_run_is_followed_to_its_end_by_several(campaign: Any) -> None:
     process = watch(folder)
     said, _ = process.communicate(timeout=30)
     assert process.returncode == 0 and said.splitlines()[-1] == "run test is complete: 3 units"
+
+
+def words(found: dict[str, Any]) -> list[str]:
+    """The ends of all logs."""
+    return [line for unit in found["units"] for line in unit["tail"]]
 
 
 def check_units(found: dict[str, Any]) -> None:
