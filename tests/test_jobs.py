@@ -715,7 +715,7 @@ def test_a_warning_from_outside_ends_a_segment(plant, reference):
 def test_killed_in_any_segment(plant, reference, segment, victim):
     """The result is the same to the last bit, and no segment begins anew."""
     check = f"{sys.executable} -c 'import sys, numpy; numpy.load(sys.argv[1])[\"plate\"]' {{}} 2>/dev/null"
-    pause = 0.02 if segment < 3 else 0.06  # so long that there is a third segment
+    pause = 0.02 if segment == 1 else 0.06  # so long that there are a third segment and time in the second
     job = {**PLATE, **SEGMENTS, "checkpoints": {"pattern": "step*.npz", "validate": check}}
     plant.jobs(plate={**job, "sweep": {"base": {"steps": 150, "every": 5, "pause": pause}}})
     controller = plant.start()
