@@ -259,7 +259,7 @@ class Campaign:
             begun = found and found.get("group") and (name, str(found["attempt"])) in self._started()
             return found if begun else None
 
-        return wait_until(owner, 30)
+        return wait_until(owner, 60)
 
 
 @pytest.fixture

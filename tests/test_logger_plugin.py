@@ -298,7 +298,7 @@ def test_a_stop_is_written_once(folder: Path, sent: signal.Signals, mode: str) -
     process.send_signal(sent)
     wait_for(lambda: "run_stop_requested" in types(folder))
     (folder / "go").touch()
-    _, shown = process.communicate(timeout=60)
+    _, shown = process.communicate(timeout=120)
     assert process.returncode == 1
     assert types(folder, "run_").count("run_stop_requested") == 1
     assert types(folder)[-1] == "run_end"

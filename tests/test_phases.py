@@ -215,7 +215,7 @@ def test_a_stopped_run_ends_its_phase(painting: Painting) -> None:
     controller = painting.start()
     painting.until(lambda event: event["type"] == "phase_start" and event["phase"] == 1)
     os.killpg(controller.pid, signal.SIGINT)
-    controller.communicate(timeout=60)
+    controller.communicate(timeout=120)
     assert told(painting.events())[-1] == ("end", 1, "DRY", "error")
     assert painting.events()[-1]["reason"] == "stopped"
 

@@ -168,8 +168,8 @@ def test_two_controllers_never_share_a_device(tmp_path, locks):
         unit.write_text(f"JUDGES={tmp_path}\n{unit.read_text()}")
         campaigns.append(campaign)
         started.append(campaign.start("--retries", "2"))
-        wait_until(lambda: (leases.owner(campaign.run.controller) or {}).get("pid") == started[-1].pid, 30)  # noqa: B023
-    wait_until(lambda: sum(len(campaign.executions()) for campaign in campaigns) == 2, 30)
+        wait_until(lambda: (leases.owner(campaign.run.controller) or {}).get("pid") == started[-1].pid, 60)  # noqa: B023
+    wait_until(lambda: sum(len(campaign.executions()) for campaign in campaigns) == 2, 60)
     time.sleep(1.5)  # the other one has looked, and found nothing free
     assert sum(len(campaign.executions()) for campaign in campaigns) == 2
     (tmp_path / "go").touch()
@@ -199,7 +199,7 @@ def test_a_start_in_vain_costs_no_retry(tmp_path, locks):
             refused += "is in use" in line
     finally:
         lease.release()
-    said = controller.communicate(timeout=60)[0]
+    said = controller.communicate(timeout=120)[0]
     assert controller.returncode == 0, said
     assert campaign.outcomes("a") == campaign.outcomes("b") == ["published"]
 
@@ -215,12 +215,12 @@ def test_what_a_killed_controller_left_keeps_its_device(tmp_path, locks):
     os.kill(controller.pid, signal.SIGKILL)
     controller.wait()
     second = campaign.start()
-    wait_until(lambda: (leases.owner(campaign.run.controller) or {}).get("pid") == second.pid, 30)
+    wait_until(lambda: (leases.owner(campaign.run.controller) or {}).get("pid") == second.pid, 60)
     time.sleep(2.0)
     assert second.poll() is None and campaign.executions() == ["a"]
     assert "on g0" in campaign.ripresa("watch --run test --once")
     (tmp_path / "go").touch()
-    said = second.communicate(timeout=60)[0]
+    said = second.communicate(timeout=120)[0]
     assert second.returncode == 0, said
     assert campaign.outcomes("a") == ["published", "adopted"] and campaign.executions() == ["a", "b"]
     assert campaign.had("b") == ["g0"]

@@ -261,7 +261,7 @@ rule unit:
     while not (tmp_path / "runs/demo/unit/good/4").exists() and process.poll() is None:
         time.sleep(0.05)
     (tmp_path / "healed").touch()
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
     opened = events(tmp_path, "breaker_opened")[0]
     half_open = events(tmp_path, "breaker_half_open")[0]["ts"]

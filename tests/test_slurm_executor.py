@@ -398,7 +398,7 @@ def test_an_outage_is_a_pause(campaign, slurm):
     wait_until(lambda: len(slurm.calls("squeue")) > 1, 60)
     assert controller.poll() is None and slurm.submissions() == 0
     slurm.up()
-    said = controller.communicate(timeout=60)[0]
+    said = controller.communicate(timeout=120)[0]
     assert controller.returncode == 0 and said.count("SLURM does not answer") == 1, said
     assert campaign.outcomes("a") == ["published"]
 
@@ -423,7 +423,7 @@ def test_an_attempt_that_slurm_killed_has_the_class_that_slurm_gives(campaign, s
     controller = campaign.start()
     campaign.running("a")
     slurm.change("1", state="NODE_FAIL")
-    said = controller.communicate(timeout=60)[0]
+    said = controller.communicate(timeout=120)[0]
     assert controller.returncode == 0, said
     records = attempts.read(campaign.run, "units/a.txt")
     assert [r["outcome"] for r in records] == ["failed", "published"]
@@ -456,7 +456,7 @@ def test_only_what_this_call_runs_is_cancelled(campaign, slurm, tmp_path):
     controller = campaign.start()
     campaign.running("a")
     controller.send_signal(signal.SIGINT)
-    controller.communicate(timeout=60)
+    controller.communicate(timeout=120)
     wait_until(lambda: slurm.job("2")["state"] == "CANCELLED")
     assert slurm.job("1")["state"] == "RUNNING"
 
