@@ -17,8 +17,8 @@ from ripresa.journal import attempts, clock, leases, records
 from ripresa.journal.paths import Run
 from ripresa.recovery import policy
 
-# How long an example takes, to draw as well, says how busy the machine is. The same code gets the same examples, so
-# that what has passed once passes again; `pytest --hypothesis-profile default` draws others.
+# How long an example takes, to draw as well, says how busy the machine is. The same code gets the same
+# examples, so that what has passed once passes again; `pytest --hypothesis-profile default` draws others.
 hypothesis.settings.register_profile(
     "ripresa",
     deadline=None,

@@ -312,7 +312,7 @@ print("mine", flush=True)
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert "waiting" in other.stdout.readline()
     os.close(fd)
-    assert other.communicate(timeout=30)[0] == "mine\n"
+    assert other.communicate(timeout=120)[0] == "mine\n"
 
 
 # --- logs ---------------------------------------------------------------------------------------------------
@@ -389,7 +389,7 @@ def test_only_processes_that_catch_a_signal_get_it():
     assert catches(shell.pid, signal.SIGUSR1) and not catches(shell.pid, signal.SIGUSR2)
     assert not catches(child, signal.SIGUSR1) and not catches(1 << 22, signal.SIGUSR1)
     os.kill(shell.pid, signal.SIGUSR1)
-    assert shell.communicate(timeout=10)[0] == "warned\n"
+    assert shell.communicate(timeout=120)[0] == "warned\n"
 
 
 def test_a_fork_that_may_become_another_program_catches_nothing_yet():
@@ -636,7 +636,7 @@ class Plant:
         name = Path(self.run.lease(target))
         return wait_until(
             lambda: (o := records.read_json(str(name)) if name.exists() else None) and o.get("group") and o,
-            30,
+            60,
         )
 
     def records(self, name):
@@ -703,9 +703,9 @@ def test_a_warning_from_outside_ends_a_segment(plant, reference):
     plant.jobs(plate={**PLATE, "segments": {"runtime": 60, "count": 3}})
     controller = plant.start()
     owner = plant.owner("jobs/plate/every=5,pause=0.02,steps=150/segment1.json")
-    wait_until(lambda: list((plant.path("plate/*") / "checkpoints").glob("*/step*.npz")), 20)
+    wait_until(lambda: list((plant.path("plate/*") / "checkpoints").glob("*/step*.npz")), 60)
     os.kill(owner["pid"], signal.SIGUSR1)
-    assert controller.wait(60) == 0
+    assert controller.wait(120) == 0
     assert [one["ended_by"] for one in plant.result("plate")["segments"]] == ["warning", "success"]
     assert plant.plate("plate") == reference
 
@@ -715,7 +715,7 @@ def test_a_warning_from_outside_ends_a_segment(plant, reference):
 def test_killed_in_any_segment(plant, reference, segment, victim):
     """The result is the same to the last bit, and no segment begins anew."""
     check = f"{sys.executable} -c 'import sys, numpy; numpy.load(sys.argv[1])[\"plate\"]' {{}} 2>/dev/null"
-    pause = 0.02 if segment < 3 else 0.06  # so long that there is a third segment
+    pause = 0.02 if segment == 1 else 0.06  # so long that there are a third segment and time in the second
     job = {**PLATE, **SEGMENTS, "checkpoints": {"pattern": "step*.npz", "validate": check}}
     plant.jobs(plate={**job, "sweep": {"base": {"steps": 150, "every": 5, "pause": pause}}})
     controller = plant.start()
@@ -723,7 +723,7 @@ def test_killed_in_any_segment(plant, reference, segment, victim):
     owner = plant.owner(target)
     folder = plant.path("plate/*") / "checkpoints"
     before = len(list(folder.glob("*/step*.npz")))
-    wait_until(lambda: len(list(folder.glob("*/step*.npz"))) >= before + 3, 20)
+    wait_until(lambda: len(list(folder.glob("*/step*.npz"))) >= before + 3, 60)
     if victim != "guard":
         controller.kill()
     if victim != "controller":
@@ -735,7 +735,7 @@ def test_killed_in_any_segment(plant, reference, segment, victim):
         controller.communicate(timeout=120)
         assert controller.returncode == 0
     else:
-        controller.communicate(timeout=30)
+        controller.communicate(timeout=120)
         plant()
     assert plant.plate("plate") == reference
     starts = plant.executions()

@@ -44,7 +44,7 @@ def in_processes(number, function, *arguments):
     for process in started:
         process.start()
     for process in started:
-        process.join(60)
+        process.join(200)
     return [process.exitcode for process in started]
 
 

@@ -65,6 +65,9 @@ rule broken:
 """
 
 
+WAIT = "until [ -e %s ]; do sleep 0.05; done"
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in [name for name in os.environ if name.startswith("RIPRESA_")]:
@@ -288,12 +291,14 @@ def test_a_run_that_hooks_refuse_is_not_written_to(folder: Path) -> None:
 
 @pytest.mark.parametrize(("sent", "mode"), [(signal.SIGTERM, "drain"), (signal.SIGINT, "cancel")])
 def test_a_stop_is_written_once(folder: Path, sent: signal.Signals, mode: str) -> None:
-    write(folder, GUARDED.replace("echo fine > {output}", "sleep 3; echo fine > {output}"))
+    write(folder, GUARDED.replace("echo fine > {output}", f"{WAIT % 'go'}; echo fine > {{output}}"))
     command = [*SNAKEMAKE, *JOURNAL, "--cores", "1", "runs/demo/good/1.txt", "runs/demo/flaky/1.txt"]
     process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: "unit_start" in types(folder))
     process.send_signal(sent)
-    _, shown = process.communicate(timeout=60)
+    wait_for(lambda: "run_stop_requested" in types(folder))
+    (folder / "go").touch()
+    _, shown = process.communicate(timeout=120)
     assert process.returncode == 1
     assert types(folder, "run_").count("run_stop_requested") == 1
     assert types(folder)[-1] == "run_end"
@@ -304,7 +309,7 @@ def test_a_stop_is_written_once(folder: Path, sent: signal.Signals, mode: str) -
         assert starts == types(folder).count("unit_end") == 1, "the running unit ended, no other started"
 
 
-def wait_for(condition, seconds: float = 30.0) -> None:
+def wait_for(condition, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -415,12 +420,12 @@ class Terminal:
             self.screen.feed(text[:cut])
         return True
 
-    def until(self, pattern: str, seconds: float = 30.0) -> str:
+    def until(self, *patterns: str, seconds: float = 60.0) -> None:
+        """Take in output until all of the patterns are to be seen at once."""
         end = time.monotonic() + seconds
-        while not re.search(pattern, self.text):
-            assert time.monotonic() < end, f"{pattern} never appeared on\n{self.text}"
-            assert self.read(0.1), f"it ended without {pattern}:\n{self.text}"
-        return self.text
+        while not all(re.search(pattern, self.text, re.MULTILINE) for pattern in patterns):
+            assert time.monotonic() < end, f"{patterns} never appeared on\n{self.text}"
+            assert self.read(0.1), f"it ended without {patterns}:\n{self.text}"
 
     def finish(self) -> str:
         while self.read(60.0):
@@ -440,19 +445,21 @@ class Terminal:
 
 
 SLOW = GUARDED.replace(
-    "echo fine > {output}\n        if", "sleep 2; echo fine > {output}\n        if"
+    "echo fine > {output}\n        if", f"{WAIT % 'go$RIPRESA_ATTEMPT'}; echo fine > {{output}}\n        if"
 ).replace('"time_scale": 0.002', '"time_scale": 0.01')
 
 
 def test_live_view(folder: Path) -> None:
     write(folder, SLOW)
     terminal = Terminal(folder, "--keep-going", "--retries", "2")
-    running = terminal.until(r"running +flaky/1\.txt +\d")
-    assert re.search(r"^[━╸╺]+ +\d/4 +\d+% ", running, re.M)
-    assert "running" in terminal.screen.lines[-1] or "failed" in terminal.screen.lines[-1], "at the bottom"
-    waiting = terminal.until(r"waiting +flaky/1\.txt +in \d\.\d s +network, attempt 1: curl")
-    assert re.search(r"failed +broken/1\.txt +code, attempt 1: NameError", waiting)
-    terminal.until(r"running +flaky/1\.txt +\d\.\d s +attempt 2")
+    broken = r"failed +broken/1\.txt +code, attempt 1: NameError"
+    terminal.until(r"^[━╸╺]+ +\d/4 +\d+% ", r"running +flaky/1\.txt +\d", broken)
+    # At the bottom of the screen.
+    wait_for(lambda: terminal.read(0.1) and re.search("running|failed", terminal.screen.lines[-1]))
+    (folder / "go1").touch()
+    terminal.until(r"waiting +flaky/1\.txt +in \d\.\d s +network, attempt 1: curl", broken)
+    terminal.until(r"running +flaky/1\.txt +\d.* s +attempt 2")
+    (folder / "go2").touch()
     end = terminal.finish()
     assert terminal.process.returncode == 1
     assert "━" not in end, "nothing of the view is left"
@@ -467,10 +474,12 @@ def test_what_jobs_print_stays_readable_beside_the_live_view(folder: Path) -> No
     noise = "; ".join(f"echo line {n} of the job >&2; sleep 0.03" for n in numbers)
     write(
         folder,
-        f'rule all:\n    output: "x"\n    shell: "{noise}; echo cut off >&2; sleep 1; touch {{output}}"\n',
+        f'rule all:\n    output: "x"\n'
+        f'    shell: "{noise}; echo cut off >&2; {WAIT % "go"}; touch {{output}}"\n',
     )
     terminal = Terminal(folder)
     terminal.until(r"running +x +\d")
+    (folder / "go").touch()
     terminal.finish()
     assert terminal.process.returncode == 0
     lines = terminal.everything.splitlines()
@@ -479,7 +488,7 @@ def test_what_jobs_print_stays_readable_beside_the_live_view(folder: Path) -> No
 
 
 def test_the_live_view_goes_away_on_interrupt(folder: Path) -> None:
-    write(folder, 'rule all:\n    output: "x"\n    shell: "sleep 20; touch {output}"\n')
+    write(folder, 'rule all:\n    output: "x"\n    shell: "sleep 100; touch {output}"\n')
     terminal = Terminal(folder)
     terminal.until(r"running +x +\d")
     os.killpg(terminal.process.pid, signal.SIGINT)
@@ -492,13 +501,13 @@ def test_the_live_view_goes_away_on_interrupt(folder: Path) -> None:
 
 
 def test_the_live_view_follows_a_resized_terminal(folder: Path) -> None:
-    write(folder, 'rule all:\n    output: "x"\n    shell: "sleep 4; touch {output}"\n')
+    write(folder, f'rule all:\n    output: "x"\n    shell: "{WAIT % "go"}; touch {{output}}"\n')
     terminal = Terminal(folder)
     terminal.until(r"running +x +\d")
     small = struct.pack("HHHH", 20, 60, 0, 0)
     fcntl.ioctl(terminal.master, termios.TIOCSWINSZ, small)
-    terminal.read(1.2)
-    assert "\x1b[1;18r" in terminal.raw
+    wait_for(lambda: terminal.read(0.1) and "\x1b[1;18r" in terminal.raw)
+    (folder / "go").touch()
     terminal.finish()
     assert terminal.process.returncode == 0
 

@@ -55,6 +55,8 @@ class Ear(ThreadingHTTPServer):
         self.tries = []
         self.answers = []
         self.delay = 0.0
+        self.answering = threading.Event()
+        self.answering.set()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -68,6 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
         ear = self.server
         ear.tries.append((time.monotonic(), self.headers["Idempotency-Key"]))
         time.sleep(ear.delay)
+        ear.answering.wait(60)
         code = ear.answers.pop(0) if ear.answers else 200
         if code == 200:
             ear.heard.append(body)
@@ -84,6 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
 def ear():
     server = Ear()
     yield server
+    server.answering.set()
     server.shutdown()
     server.server_close()
 
@@ -150,10 +154,10 @@ def place(tmp_path):
 
 
 def test_a_run_tells_a_command_and_a_webhook_each_once(place, ear):
-    command = 'cat > "heard.$RIPRESA_EVENT.$$"'
+    command = 'cat > new.$$; mv new.$$ "heard.$RIPRESA_EVENT.$$"'
     place.configure("good", "bad", "odd1", "odd2", command=command, webhook=ear.url)
     assert place() == 1
-    wait_until(lambda: any(one["event"] == "finished" for one in ear.heard), 20)
+    wait_until(lambda: any(one["event"] == "finished" for one in ear.heard), 60)
     told = {one["event"]: one for one in ear.heard}
     assert set(told) == {"finished", "quarantined", "breaker_opened"}
     assert all(one["run_id"] == "test" and one["ts"] and one["text"] for one in ear.heard)
@@ -169,12 +173,12 @@ def test_a_run_tells_a_command_and_a_webhook_each_once(place, ear):
     assert end["status"] == "failed"
     assert end["counts"] == {"COMPLETED": 1, "FAILED": 2, "QUARANTINED": 1}
 
-    files = wait_until(lambda: len(f := list(place.directory.glob("heard.*"))) == len(ear.heard) and f, 10)
+    files = wait_until(lambda: len(f := list(place.directory.glob("heard.*"))) == len(ear.heard) and f, 60)
     assert sorted(json.loads(f.read_text())["id"] for f in files) == sorted(one["id"] for one in ear.heard)
     assert {f.name.split(".")[1] for f in files} == set(told)
+    wait_until(lambda: len(place.noted()) == len(ear.heard), 60)
     assert place.failed() == []
     assert SECRET not in place.said and SECRET.encode() not in place.written()
-    wait_until(lambda: len(place.noted()) == len(ear.heard), 10)
 
 
 def test_off_by_default_and_what_happened_while_off_is_not_told(place, ear):
@@ -183,8 +187,9 @@ def test_off_by_default_and_what_happened_while_off_is_not_told(place, ear):
     assert not os.path.exists(place.run.notified)
     place.configure("bad", "good", webhook=ear.url, events=["quarantined", "finished"])
     assert place() == 1
-    wait_until(lambda: ear.heard, 20)
+    wait_until(lambda: ear.heard, 60)
     assert [one["event"] for one in ear.heard] == ["finished"], "not the quarantine of the time before"
+    wait_until(place.noted)  # or what takes the notes of this run away comes before they are there
     assert "changed since" not in place.said
     place.configure("bad", "good", "more")
     assert place() == 1
@@ -215,7 +220,7 @@ def test_a_webhook_is_tried_again_and_a_failure_is_one_line(place, ear):
     ear.answers = [503, 500]
     place.configure("good", webhook=ear.url)
     assert place() == 0
-    wait_until(lambda: ear.heard, 20)
+    wait_until(lambda: ear.heard, 60)
     assert [one["event"] for one in ear.heard] == ["finished"]
     times, ids = zip(*ear.tries, strict=True)
     assert len(ids) == 3 and len(set(ids)) == 1, "the same event is the same to whoever counts"
@@ -224,7 +229,7 @@ def test_a_webhook_is_tried_again_and_a_failure_is_one_line(place, ear):
     ear.answers = [500, 302, 404]
     place.configure("good", "more", webhook=ear.url, command="exit 7")
     assert place() == 0, "a failure to notify is none of the run"
-    found = wait_until(lambda: len(f := place.failed()) == 2 and f, 20)
+    found = wait_until(lambda: len(f := place.failed()) == 2 and f, 60)
     assert [(one["channel"], one["problem"]) for one in found] == [
         ("command", "the command ended with exit code 7"),
         ("webhook", "127.0.0.1: HTTP 404 (3 tries)"),
@@ -234,24 +239,24 @@ def test_a_webhook_is_tried_again_and_a_failure_is_one_line(place, ear):
 
 def test_a_slow_webhook_holds_nothing_up(place, ear):
     place.configure("good", "bad", webhook=ear.url, events=["quarantined"])
-    ear.delay = 8.0
+    ear.answering.clear()
     assert place() == 1
-    quiet = [event for event in records.read(place.run.events) if event["type"] == "run_end"]
-    assert quiet[0]["seconds"] < 8.0 and ear.heard == [], "the run ended while the first try went on"
-    wait_until(lambda: ear.heard, 20)
+    assert ear.heard == [], "the run ended while no try had an answer"
+    ear.answering.set()
+    wait_until(lambda: ear.heard, 60)
 
 
 def test_over_a_kill_of_the_controller_everything_is_told_once(place, ear):
     """The guard of `slow` outlives the first controller; who comes next tells what is left to tell."""
     place.configure("slow", "bad", webhook=ear.url)
     first = place.start()
-    wait_until((place.directory / "begun").exists, 30)
-    wait_until(lambda: any(e.get("decision") == "quarantine" for e in records.read(place.run.events)), 30)
+    wait_until((place.directory / "begun").exists, 60)
+    wait_until(lambda: any(e.get("decision") == "quarantine" for e in records.read(place.run.events)), 60)
     first.send_signal(signal.SIGKILL)
     first.wait()
     (place.directory / "go").touch()
     assert place() == 1
-    wait_until(lambda: any(one["event"] == "finished" for one in ear.heard), 20)
+    wait_until(lambda: any(one["event"] == "finished" for one in ear.heard), 60)
     assert [one["event"] for one in ear.heard] == ["quarantined", "finished"]
     assert len({key for _, key in ear.tries}) == len(ear.tries)
 
@@ -316,12 +321,12 @@ def test_two_senders_take_turns(tmp_path, ear):
             one.start()
         for number in range(4):
             events.emit(run, "breaker_opened", scope=f"host:n{number}", until=None, failure_class="hang")
-        wait_until(lambda: len(ear.heard) == 4, 20)
+        wait_until(lambda: len(ear.heard) == 4, 60)
     finally:
         sleeper.kill()
         sleeper.wait()
     for one in both:
-        one.join(20)
+        one.join(60)
         assert not one.is_alive(), "a sender ends with its controller"
     assert [one["scope"] for one in ear.heard] == [f"host:n{number}" for number in range(4)]
 
@@ -342,12 +347,11 @@ def test_a_run_that_cannot_be_noted_is_no_error(tmp_path, monkeypatch):
 def test_a_command_that_hangs_is_ended_with_its_children(tmp_path):
     began = time.monotonic()
     pid = tmp_path / "pid"
-    command = channels.Command(f"sleep 60 & echo $! > {pid}; wait", seconds=0.5)
+    command = channels.Command(f"sleep 60 & echo $! > {pid}; wait", seconds=3.0)
     assert (
-        command.send({"event": "finished", "id": "1"})
-        == "the command did not end within 0.5 s and was killed"
+        command.send({"event": "finished", "id": "1"}) == "the command did not end within 3 s and was killed"
     )
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 40
     wait_until(lambda: processes.started(int(pid.read_text())) is None)
 
 

@@ -96,6 +96,8 @@ def test_units_get_what_they_ask_for_and_what_cannot_run_here_says_so(tmp_path, 
     campaign.asks(
         half1=half, half2=half, one={}, pair={"gpu": 2}, large={"mb": 5000, "priority": 1}, huge={"mb": 9000}
     )
+    for name, other in (("half1", "half2"), ("half2", "half1")):
+        campaign.does(name, f"until grep -q {other} executions; do sleep 0.05; done")
     assert campaign() == 1
     device = {name: campaign.had(name)[0] for name in ("half1", "half2", "one", "pair", "large", "huge")}
     assert campaign.outcomes("huge") == ["failed"] and device.pop("huge") is None
@@ -142,6 +144,8 @@ def test_without_gpus_and_configuration_units_run_beside_each_other(tmp_path, lo
     plan = json.loads(
         campaign.ripresa("plan --run test --placement --json -- --cores 2 --workflow-profile none")
     )
+    for name in "abcd":
+        campaign.does(name, "until [ $(wc -l < executions) = 4 ]; do sleep 0.05; done")
     assert [unit["device"] for unit in plan["placement"]["units"]] == ["cpu"] * 4
     assert len({unit["start_s"] for unit in plan["placement"]["units"]}) == 2
     assert campaign() == 0, campaign.said
@@ -164,8 +168,8 @@ def test_two_controllers_never_share_a_device(tmp_path, locks):
         unit.write_text(f"JUDGES={tmp_path}\n{unit.read_text()}")
         campaigns.append(campaign)
         started.append(campaign.start("--retries", "2"))
-        wait_until(lambda: (leases.owner(campaign.run.controller) or {}).get("pid") == started[-1].pid, 30)  # noqa: B023
-    wait_until(lambda: sum(len(campaign.executions()) for campaign in campaigns) == 2, 30)
+        wait_until(lambda: (leases.owner(campaign.run.controller) or {}).get("pid") == started[-1].pid, 60)  # noqa: B023
+    wait_until(lambda: sum(len(campaign.executions()) for campaign in campaigns) == 2, 60)
     time.sleep(1.5)  # the other one has looked, and found nothing free
     assert sum(len(campaign.executions()) for campaign in campaigns) == 2
     (tmp_path / "go").touch()
@@ -195,7 +199,7 @@ def test_a_start_in_vain_costs_no_retry(tmp_path, locks):
             refused += "is in use" in line
     finally:
         lease.release()
-    said = controller.communicate(timeout=60)[0]
+    said = controller.communicate(timeout=120)[0]
     assert controller.returncode == 0, said
     assert campaign.outcomes("a") == campaign.outcomes("b") == ["published"]
 
@@ -211,12 +215,12 @@ def test_what_a_killed_controller_left_keeps_its_device(tmp_path, locks):
     os.kill(controller.pid, signal.SIGKILL)
     controller.wait()
     second = campaign.start()
-    wait_until(lambda: (leases.owner(campaign.run.controller) or {}).get("pid") == second.pid, 30)
+    wait_until(lambda: (leases.owner(campaign.run.controller) or {}).get("pid") == second.pid, 60)
     time.sleep(2.0)
     assert second.poll() is None and campaign.executions() == ["a"]
     assert "on g0" in campaign.ripresa("watch --run test --once")
     (tmp_path / "go").touch()
-    said = second.communicate(timeout=60)[0]
+    said = second.communicate(timeout=120)[0]
     assert second.returncode == 0, said
     assert campaign.outcomes("a") == ["published", "adopted"] and campaign.executions() == ["a", "b"]
     assert campaign.had("b") == ["g0"]
@@ -288,7 +292,7 @@ def test_a_broken_gpu_is_left_alone_until_it_is_released(tmp_path, locks):
 @pytest.mark.slow
 def test_the_breaker_of_a_gpu_opens_half_opens_and_closes(tmp_path, locks):
     """Nothing shows that the GPU is broken, but units fail there; meanwhile the other one works."""
-    campaign = Sharing(tmp_path, locks, {"gpus": ["gpu-a", "gpu-b"]}, time_scale=0.01)
+    campaign = Sharing(tmp_path, locks, {"gpus": ["gpu-a", "gpu-b"]}, time_scale=0.02)
     names = [f"u{number:02}" for number in range(30)]
     campaign.asks(**{name: {} for name in names})
     for name in names:
@@ -304,8 +308,8 @@ def test_the_breaker_of_a_gpu_opens_half_opens_and_closes(tmp_path, locks):
 
     (opened,) = wait_until(lambda: events("breaker_opened"), 60)
     assert opened["scope"] == "gpu:gpu-a" and opened["failure_class"] == "gpu_fault"
-    assert "breaker open: gpu:gpu-a for " in campaign.ripresa("status --run test")
     (tmp_path / "healed").touch()
+    assert "breaker open: gpu:gpu-a for " in campaign.ripresa("status --run test")
     said = controller.communicate(timeout=120)[0]
     assert controller.returncode == 0, said
     assert said.count("a breaker is open") <= 1, "next to nothing was started in vain"

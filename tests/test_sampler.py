@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+from conftest import wait_until
 from ripresa.families.benchmarks import collectors, sampling
 from ripresa.families.benchmarks.collectors import sampler
 from ripresa.families.benchmarks.measurement import BenchmarkError
@@ -27,30 +29,40 @@ def rows_of(path):
 
 
 def samplers():
-    return [one for one in psutil.Process().children() if str(PACKAGE) in " ".join(one.cmdline())]
+    found = []
+    for one in psutil.Process().children():
+        with suppress(psutil.Error):  # what another test has left and nobody has waited for
+            found += [one] if str(PACKAGE) in " ".join(one.cmdline()) else []
+    return found
 
 
 def test_samples_come_once_a_second_or_say_that_they_are_late(tmp_path):
-    """The sampler is stopped when its first row is due; the second comes when it should again."""
+    """The sampler is stopped for two rows that are due: the first comes late, the second not at all."""
     path = tmp_path / "samples.csv"
+
+    def written():
+        return path.read_bytes().count(b"\n")
+
     with sampling.sampled(path):
-        started = time.monotonic()
         (process,) = samplers()
-        time.sleep(0.8)
         process.send_signal(signal.SIGSTOP)
-        time.sleep(0.5)
+        wait_until(lambda: process.status() == psutil.STATUS_STOPPED)
+        then = written()
+        time.sleep(2.5)
         process.send_signal(signal.SIGCONT)
-        time.sleep(2.3 - (time.monotonic() - started))
-    before, late, timely, last = rows_of(path)
+        wait_until(lambda: written() >= then + 2)
+    before, *rows = rows_of(path)
     assert tuple(before) == sampling.COLUMNS
     assert before["time_s"] == 0
-    assert before["interval_s"] == pytest.approx(sampler.BEFORE, abs=0.1)
-    assert 1.25 < late["time_s"] < 1.85
-    assert late["late_ms"] == pytest.approx(1000 * (late["time_s"] - 1), abs=1)
-    assert timely["time_s"] == pytest.approx(2, abs=0.15)
-    assert 2.25 < last["time_s"] < 3
-    assert last["late_ms"] == 0
-    assert sum(row["interval_s"] for row in (late, timely, last)) == pytest.approx(last["time_s"], abs=0.01)
+    assert sampler.BEFORE - 0.01 < before["interval_s"] < 10 * sampler.BEFORE
+    assert max(row["late_ms"] for row in rows) > 1400
+    due = 1
+    for row in rows[:-1]:  # each of them is for a whole second, and says how long after that it came
+        assert row["time_s"] - row["late_ms"] / 1000 == pytest.approx(due, abs=0.01)
+        due += 1 + row["late_ms"] // 1000
+    last = rows[-1]
+    assert last["late_ms"] == pytest.approx(max(0.0, 1000 * (last["time_s"] - due)), abs=10)
+    assert sum(row["interval_s"] for row in rows) == pytest.approx(last["time_s"], abs=0.01)
 
 
 def test_the_sampler_ends_with_its_owner(tmp_path):
@@ -67,7 +79,7 @@ def test_the_sampler_ends_with_its_owner(tmp_path):
     assert owner.returncode == -signal.SIGKILL
     with os.fdopen(read_end) as pipe:
         assert pipe.read() == ""  # returns once the sampler, which has it as its standard error, is gone
-    assert len(rows_of(path)) == 1
+    assert rows_of(path)
 
 
 @pytest.mark.parametrize("path", ["nowhere/samples.csv", "/dev/full"])
@@ -118,7 +130,8 @@ def test_what_is_written_is_read(tmp_path):
         time.sleep(0.25)
     found = read(path)
     assert tuple(found) == sampling.COLUMNS
-    assert [len(values) for values in found.values()] == [2] * len(found)
+    rows = len(rows_of(path))
+    assert rows >= 2 and [len(values) for values in found.values()] == [rows] * len(found)
     for name, values in found.items():
         assert values == pytest.approx([row[name] for row in rows_of(path)], nan_ok=True)
     warnings_of(found)

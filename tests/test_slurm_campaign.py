@@ -76,7 +76,7 @@ def test_jobs_under_other_ids_are_adopted_after_the_controller_was_killed(campai
     said = [next(line for line in second.stdout if "going on with job" in line) for _ in range(2)]
     assert sorted(line.split()[-3] for line in said) == ["900_0", "900_1"]
     (campaign.directory / "go").touch()
-    assert second.wait(60) == 0, second.stdout.read()
+    assert second.wait(120) == 0, second.stdout.read()
     assert sorted(campaign.executions()) == ["a", "b"]
     assert submissions(slurm_fake) == 1
 
@@ -87,7 +87,7 @@ def test_what_befalls_a_job_is_judged_and_tried_again(campaign, slurm_fake):
     controller = campaign.start(*EXECUTOR)
     wait_until((campaign.directory / "begun").exists, 60)
     slurm_fake.change(identity(slurm_fake.jobs()[0]), state="NODE_FAIL")
-    assert controller.wait(90) == 0, controller.stdout.read()
+    assert controller.wait(120) == 0, controller.stdout.read()
     history = attempts.read(campaign.run, "units/a.txt")
     assert [record["outcome"] for record in history] == ["failed", "published"]
     assert history[0]["failure_class"] == "node"

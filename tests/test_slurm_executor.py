@@ -11,7 +11,7 @@ import pytest
 
 from conftest import Campaign, wait_until
 from fake_slurm.handle import FakeSlurm
-from ripresa.journal import attempts
+from ripresa.journal import attempts, leases, records
 from ripresa.journal.paths import Run
 from ripresa.slurm import batch, commands
 from ripresa.slurm.batch import Task
@@ -311,8 +311,8 @@ class Submitted(Campaign):
     )  # fmt: skip
 
     def ledger(self, name):
-        lines = (self.directory / "runs/test/journal/slurm/ledger.jsonl").read_text().splitlines()
-        return [line for line in map(json.loads, lines) if line["target"] == f"units/{name}.txt"]
+        lines = records.read(f"{self.run.slurm}/ledger.jsonl")
+        return [line for line in lines if line["target"] == f"units/{name}.txt"]
 
 
 @pytest.fixture
@@ -352,21 +352,23 @@ def test_threads_are_not_cut_to_the_cores_of_this_machine(campaign, slurm):
 def test_a_killed_controller_costs_nothing(campaign, slurm):
     names = ("run", "done", "waits", "gone")
     campaign.units(**dict.fromkeys(names, 1))
-    for name in ("run", "done", "gone"):
+    for name in names:
         campaign.does(name, f"until [ -e {name}.go ]; do sleep 0.05; done")
     slurm.settings(cpus=1, nodes=["n1", "n2", "n3"])
     first = campaign.start()
-    wait_until(lambda: len(campaign.executions()) == 3, 30)
+    wait_until(lambda: len(campaign.executions()) == 3, 60)
+    # Its jobs run before the controller has heard their numbers.
+    wait_until(lambda: all(any(line["job"] for line in campaign.ledger(name)) for name in names))
     waiting = ({*names} - {*campaign.executions()}).pop()
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     jobs = {line["target"]: line["job"] for name in names for line in campaign.ledger(name)}
     slurm.cancel(jobs["units/gone.txt"]) if waiting != "gone" else None
     (campaign.directory / "done.go").touch()
-    wait_until(lambda: campaign.path("done").exists() or waiting == "done", 30)
+    wait_until(lambda: campaign.path("done").exists() or waiting == "done", 60)
     second = campaign.start()
-    time.sleep(2)
-    for name in ("run", "gone", "done"):
+    wait_until(lambda: (leases.owner(campaign.run.controller) or {}).get("pid") == second.pid, 60)
+    for name in names:
         (campaign.directory / f"{name}.go").touch()
     said = second.communicate(timeout=90)[0]
     assert second.returncode == 0 and "Traceback" not in said, said
@@ -379,7 +381,7 @@ def test_a_job_that_runs_another_command_by_now_is_replaced(campaign, slurm):
     campaign.units(a=1)
     campaign.does("a", "touch waits; until [ -e go ]; do sleep 0.05; done")
     first = campaign.start()
-    wait_until((campaign.directory / "waits").exists, 30)
+    wait_until((campaign.directory / "waits").exists, 60)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     campaign.units(a=2)
@@ -393,10 +395,10 @@ def test_an_outage_is_a_pause(campaign, slurm):
     campaign.units(a=1)
     slurm.down("squeue", "sbatch", "scontrol", "sacct")
     controller = campaign.start()
-    wait_until(lambda: len(slurm.calls("squeue")) > 1, 30)
+    wait_until(lambda: len(slurm.calls("squeue")) > 1, 60)
     assert controller.poll() is None and slurm.submissions() == 0
     slurm.up()
-    said = controller.communicate(timeout=60)[0]
+    said = controller.communicate(timeout=120)[0]
     assert controller.returncode == 0 and said.count("SLURM does not answer") == 1, said
     assert campaign.outcomes("a") == ["published"]
 
@@ -421,7 +423,7 @@ def test_an_attempt_that_slurm_killed_has_the_class_that_slurm_gives(campaign, s
     controller = campaign.start()
     campaign.running("a")
     slurm.change("1", state="NODE_FAIL")
-    said = controller.communicate(timeout=60)[0]
+    said = controller.communicate(timeout=120)[0]
     assert controller.returncode == 0, said
     records = attempts.read(campaign.run, "units/a.txt")
     assert [r["outcome"] for r in records] == ["failed", "published"]
@@ -454,7 +456,7 @@ def test_only_what_this_call_runs_is_cancelled(campaign, slurm, tmp_path):
     controller = campaign.start()
     campaign.running("a")
     controller.send_signal(signal.SIGINT)
-    controller.communicate(timeout=60)
+    controller.communicate(timeout=120)
     wait_until(lambda: slurm.job("2")["state"] == "CANCELLED")
     assert slurm.job("1")["state"] == "RUNNING"
 

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
+from conftest import wait_until
 from ripresa.families.stacking.simulation import EASY, Settings, Truth, optics
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
@@ -147,10 +148,15 @@ def test_a_stack_on_its_head_is_turned():
 def test_memory_of_descendants_is_seen():
     import subprocess
 
-    child = "import time; x = bytearray(80_000_000); time.sleep(0.4)"
+    child = "import sys; x = bytearray(80_000_000); sys.stdin.read()"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    with subprocess.Popen([sys.executable, "-c", code]) as process, memory.Watch(process.pid) as watch:
-        process.wait()
+    command = [sys.executable, "-c", code]
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE) as process,
+        memory.Watch(process.pid) as watch,
+        process.stdin,  # the child ends with it
+    ):
+        wait_until(lambda: watch.largest[0] > 80)
     assert 80 < watch.largest[0] < 120
     assert "bytearray" in watch.largest[1]
 

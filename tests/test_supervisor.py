@@ -53,20 +53,20 @@ def supervised(tmp_path):
 
 
 def test_it_calls_again_after_a_kill_and_ends_with_the_campaign(supervised):
-    assert supervised("kill -9 $$", "kill -SEGV $$", "exit 137", "exit 0").wait(30) == 0
+    assert supervised("kill -9 $$", "kill -SEGV $$", "exit 137", "exit 0").wait(60) == 0
     assert supervised.lines("calls") == ["--rerun-incomplete --profile slurm"] * 4
     assert supervised.lines("asked") == []
 
 
 @pytest.mark.parametrize("status", [1, 2])
 def test_it_stops_where_a_person_is_needed(supervised, status):
-    assert supervised("exit 1", "exit 0", status=status).wait(30) == status
+    assert supervised("exit 1", "exit 0", status=status).wait(60) == status
     assert len(supervised.lines("calls")) == 1 and supervised.lines("asked") == ["status"]
 
 
 def test_it_calls_again_where_nothing_is_stopped(supervised):
     """Stopped from outside, or another controller had the run."""
-    assert supervised("exit 1", "exit 0", status=0).wait(30) == 0
+    assert supervised("exit 1", "exit 0", status=0).wait(60) == 0
     assert len(supervised.lines("calls")) == 2
 
 
@@ -85,10 +85,10 @@ def test_a_stop_is_passed_on_and_waited_for(supervised, sent):
     rest = "mkfifo silent; exec 3<>silent; while :; do read -t 0.05 -u 3; done"
     work = f"trap 'echo drained > drained; exit 1' TERM; touch begun; {rest}"
     loop = supervised(work, "exit 0")
-    wait_until(lambda: supervised.lines("begun") == [] and supervised.lines("calls"), 10)
-    wait_until(lambda: "begun" in os.listdir(Path(f"/proc/{loop.pid}/cwd")), 10)
+    wait_until(lambda: supervised.lines("begun") == [] and supervised.lines("calls"), 60)
+    wait_until(lambda: "begun" in os.listdir(Path(f"/proc/{loop.pid}/cwd")), 60)
     loop.send_signal(sent)
-    assert loop.wait(30) == 143
+    assert loop.wait(60) == 143
     assert supervised.lines("drained") == ["drained"] and len(supervised.lines("calls")) == 1
 
 

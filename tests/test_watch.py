@@ -42,7 +42,7 @@ def watch(folder: Path, *words: str, **options: Any) -> "subprocess.Popen[str]":
 
 def document(folder: Path) -> dict[str, Any]:
     process = watch(folder, "--json")
-    said, problems = process.communicate(timeout=60)
+    said, problems = process.communicate(timeout=120)
     assert problems == "" and process.returncode in (0, 1)
     found: dict[str, Any] = json.loads(said)
     return found
@@ -82,16 +82,22 @@ def test_a_run_is_followed_to_its_end_by_several(campaign: Any) -> None:
     try:
         campaign.running("slow")
         wanted = {"RUNNING": 1, "COMPLETED": 1, "QUARANTINED": 1}
-        check_units(wait_until(lambda: (seen := document(folder))["counts"] == wanted and seen, 60))
+        # What runs has said its last word by then, too.
+        check_units(
+            wait_until(
+                lambda: (seen := document(folder))["counts"] == wanted and "step 3" in words(seen) and seen,
+                60,
+            )
+        )
         # Ctrl-C ends one of them quietly, and nothing else.
         until_line(followers[1], "RUNNING  units/slow.txt")
         followers[1].send_signal(signal.SIGINT)
-        assert (followers[1].wait(30), followers[1].stderr.read()) == (0, "")
+        assert (followers[1].wait(60), followers[1].stderr.read()) == (0, "")
         assert controller.poll() is None and followers[0].poll() is None
     finally:
         (folder / "go").touch()
-        controller.wait(60)
-    said, problems = followers[0].communicate(timeout=30)
+        controller.wait(120)
+    said, problems = followers[0].communicate(timeout=120)
     assert (followers[0].returncode, problems) == (1, "")
     assert re.search(r"^\d\d:\d\d:\d\d  *COMPLETED  units/slow.txt  ", said, re.MULTILINE), said
     last = said.splitlines()[-1]
@@ -101,8 +107,13 @@ def test_a_run_is_followed_to_its_end_by_several(campaign: Any) -> None:
     campaign.ripresa("release --all --run test")
     assert campaign() == 0
     process = watch(folder)
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and said.splitlines()[-1] == "run test is complete: 3 units"
+
+
+def words(found: dict[str, Any]) -> list[str]:
+    """The ends of all logs."""
+    return [line for unit in found["units"] for line in unit["tail"]]
 
 
 def check_units(found: dict[str, Any]) -> None:
@@ -133,7 +144,7 @@ def test_the_picture_on_a_terminal(guard: Any) -> None:
         while b"step 3" not in shown and time.monotonic() < end:
             shown += os.read(master, 1 << 16) if select.select([master], [], [], 1)[0] else b""
         drawing.send_signal(signal.SIGINT)
-        assert drawing.wait(30) == 0
+        assert drawing.wait(60) == 0
         while select.select([master], [], [], 0.2)[0]:
             try:
                 shown += os.read(master, 1 << 16)
@@ -141,7 +152,7 @@ def test_the_picture_on_a_terminal(guard: Any) -> None:
                 break
     finally:
         (guard.directory / "go").touch()
-        guarded.communicate(timeout=30)
+        guarded.communicate(timeout=120)
         os.close(master)
     text = shown.decode()
     assert "RUNNING" in text and "out.txt" in text and "3/10" in text and "| step 3" in text
@@ -162,7 +173,7 @@ def test_looking_touches_nothing(tmp_path: Path) -> None:
         if not words:
             assert process.stdout and process.stdout.readline().startswith("run test: ")
             process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
         assert process.returncode == 0
     assert files(tmp_path) == before
     assert {unit["target"]: unit["state"] for unit in found["units"]} == {
@@ -218,7 +229,7 @@ def test_what_the_queue_says(tmp_path: Path) -> None:
     found = queued()
     assert (found["job"]["job"], found["job"]["state"], found["host"]) == ("13_7", "RUNNING", "n3")
     process = watch(tmp_path, "--once")
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=120)
     assert re.search(r"^PENDING +u/queued.txt +n3 +job 13_7 RUNNING$", said, re.MULTILINE), said
 
 

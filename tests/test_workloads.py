@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jsonschema
@@ -15,6 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import wait_until
 from ripresa import template
 from ripresa.configuration import ConfigurationError, load
 from ripresa.configuration import schema as schemas
@@ -343,12 +343,9 @@ def test_a_command_that_fails_says_why(tmp_path, capfd):
 
 def test_a_server_runs_meanwhile(tmp_path):
     shell = Shell({}, str(tmp_path))
-    with shell.serving("sh -c 'echo ready at $$; exec sleep 60'", r"^ready at \d+"):
-        [pid] = [
-            child
-            for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-            if b"sleep" in Path(f"/proc/{child}/cmdline").read_bytes()
-        ]
+    with shell.serving("sh -c 'echo $$ > pid; echo ready at $$; exec sleep 60'", r"^ready at \d+"):
+        pid = (tmp_path / "pid").read_text().strip()
+        assert Path(f"/proc/{pid}").exists()
     assert not Path(f"/proc/{pid}").exists()
     with (
         pytest.raises(BenchmarkError, match=r"^its server does not listen: Address already in use$"),
@@ -363,9 +360,7 @@ def test_an_ended_measurement_leaves_nothing(campaign, tmp_path):
     unit = {**units_of_campaign()["mine"], "scratch": str(tmp_path / "scratch")}
     command = [sys.executable, str(SCRIPT), json.dumps(unit), "fingerprint.json", "result.json"]
     with subprocess.Popen(command, start_new_session=True) as process:
-        deadline = time.monotonic() + 20
-        while not list(tmp_path.glob("scratch/*/data")) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: list(tmp_path.glob("scratch/*/data")), 60)
         os.killpg(process.pid, signal.SIGTERM)
     assert process.returncode == 128 + signal.SIGTERM
     assert list((tmp_path / "scratch").iterdir()) == []

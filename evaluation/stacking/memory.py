@@ -31,7 +31,7 @@ class Watch:
     @property
     def largest(self) -> tuple[float, str]:
         """MB (10^6 bytes) and command line of the process that had the most."""
-        return max(self.peaks_mb.values(), default=(0.0, "nothing seen"))
+        return max([*self.peaks_mb.values()], default=(0.0, "nothing seen"))
 
     def _run(self) -> None:
         while not self._end.wait(_EVERY_S):

@@ -71,8 +71,9 @@ class FakeSlurm:
 
     def up(self, *commands: str) -> None:
         """End the misbehaviour of commands, or of all."""
-        for command in commands or OUTAGES:
-            Path(self.store.path("faults", f"{command}.json")).unlink(missing_ok=True)
+        with self.store.lock():
+            for command in commands or OUTAGES:
+                Path(self.store.path("faults", f"{command}.json")).unlink(missing_ok=True)
 
     def _fault(self, command: str, calls: int | None, **fault: Any) -> None:
         with self.store.lock():
@@ -163,19 +164,21 @@ class FakeSlurm:
     def calls(self, command: str | None = None) -> list[list[str]]:
         """The arguments of every call so far, or of those of one command."""
         try:
-            lines = Path(self.store.path("calls.jsonl")).read_text(encoding="utf-8").splitlines()
+            text = Path(self.store.path("calls.jsonl")).read_text(encoding="utf-8")
         except FileNotFoundError:
             return []
+        lines = text[: text.rfind("\n") + 1].splitlines()  # the last one may not be whole yet
         return [call["arguments"] for call in map(json.loads, lines) if command in (None, call["command"])]
 
     def stop(self) -> None:
         """Kill all jobs and the daemon."""
-        daemon = self.store.read("daemon.json", 0)
-        if daemon:
-            kill([daemon], signal.SIGTERM)
+        # While others hold the lock the daemon does nothing, nor will it ever start a job again.
         with self.store.lock():
+            daemon = self.store.read("daemon.json", 0)
+            if daemon:
+                kill([daemon], signal.SIGKILL)
             for job in self.store.jobs():
-                if job["start"] is not None:
+                if job["start"] is not None or job["restarts"]:
                     for restarts in range(job["restarts"] + 1):
                         annihilate(self.store, {**job, "restarts": restarts})
 

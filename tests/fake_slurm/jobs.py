@@ -25,13 +25,26 @@ def processes(store: Store, job: Job) -> list[int]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
-                with open(f"/proc/{name}/environ", "rb") as file:
-                    variables = file.read().split(b"\0")
+                variables = _environment(f"/proc/{name}")
             except OSError:
                 continue
             if mark in variables and folder in variables:
                 found.append(int(name))
     return found
+
+
+def _environment(process: str) -> list[bytes]:
+    """The variables of a process, by its folder in /proc. OSError if it is gone, or is none of programs."""
+    while True:
+        with open(f"{process}/environ", "rb") as file:
+            found = file.read()
+        os.readlink(f"{process}/exe")
+        with open(f"{process}/stat", "rb") as file:
+            begin, end = file.read().rpartition(b")")[2].split()[47:49]
+        # While a process becomes another program it has none for a moment, and then these addresses are 0.
+        if found or (begin == end and int(end)):
+            return found.split(b"\0")
+        time.sleep(0.001)
 
 
 def kill(pids: list[int], number: int) -> None:
