@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -60,22 +61,29 @@ class Workflow:
             path = self.directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
+        return self.end(self.start(snakefile, *arguments))
+
+    def start(self, snakefile: str, *arguments: str) -> subprocess.Popen[str]:
+        """A controller, in a process group of its own."""
         (self.directory / "Snakefile").write_text(snakefile)
         call = [sys.executable, "-m", "snakemake", "--executor", "ansible", "--jobs", "4", "--nolock"]
         call += ["--ansible-inventory", str(self.inventory), "--workflow-profile", "none", *arguments]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RIPRESA_")}
-        done = subprocess.run(
+        return subprocess.Popen(
             call,
             cwd=self.directory,
             env=environment,
-            capture_output=True,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            timeout=240,
-            check=False,
         )
-        self.said = done.stdout + done.stderr
+
+    def end(self, controller: subprocess.Popen[str]) -> int:
+        """The exit code of a controller, once it has ended; what it said is in `said`."""
+        self.said = controller.communicate(timeout=240)[0]
         assert "Traceback" not in self.said, self.said
-        return done.returncode
+        return controller.returncode
 
     def read(self, name: str) -> str:
         return (self.directory / name).read_text()
@@ -176,16 +184,7 @@ def test_what_runs_when_the_controller_is_killed_is_not_started_again(workflow):
     starts = workflow.root.parent / "starts"
     rule = 'rule a:\n    output: "a.txt"\n'
     rule += f'    shell: "echo started >> {starts}; sleep 4; echo x > {{output}}"\n'
-    (workflow.directory / "Snakefile").write_text(rule)
-    call = [sys.executable, "-m", "snakemake", "--executor", "ansible", "--jobs", "4", "--nolock"]
-    call += ["--ansible-inventory", str(workflow.inventory), "--workflow-profile", "none"]
-    controller = subprocess.Popen(
-        call,
-        cwd=workflow.directory,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    controller = workflow.start(rule)
     wait_until(starts.exists, 120)
     controller.kill()
     controller.wait()
@@ -193,3 +192,37 @@ def test_what_runs_when_the_controller_is_killed_is_not_started_again(workflow):
     assert starts.read_text() == "started\n"
     assert "going on with its attempt on host one" in workflow.said
     assert json.loads((workflow.directory / ".snakemake/ansible/journal/hosts.json").read_text()) == []
+
+
+LONG = """
+rule all:
+    localrule: True
+    input: "here.txt", "there.txt"
+rule here:
+    localrule: True
+    output: "here.txt"
+    shell: "trap 'kill $!; sleep 2; exit 1' INT; touch here.started; sleep 60 & wait"
+rule there:
+    output: "there.txt"
+    shell: "trap '' TERM; touch %s; sleep 60 & wait; wait"
+"""
+
+
+def test_an_interrupted_call_ends_what_it_runs_here_and_there(workflow):
+    there = workflow.root.parent / "there.started"
+    controller = workflow.start(LONG.replace("trap '' TERM; ", "") % there)
+    wait_until(lambda: there.exists() and (workflow.directory / "here.started").exists(), 120)
+    os.killpg(controller.pid, signal.SIGINT)
+    assert workflow.end(controller) == 1
+    assert not list(workflow.root.rglob("*")), "nothing is left there"
+
+
+def test_a_call_that_is_interrupted_again_says_what_is_left(workflow):
+    there = workflow.root.parent / "there.started"
+    controller = workflow.start(LONG.replace('"here.txt", ', "") % there)
+    wait_until(there.exists, 120)
+    os.killpg(controller.pid, signal.SIGINT)
+    assert any("Terminating processes on user request" in line for line in controller.stdout)
+    os.killpg(controller.pid, signal.SIGINT)
+    assert workflow.end(controller) == 1
+    assert "interrupted again: what is left on the hosts is removed by the next call" in workflow.said

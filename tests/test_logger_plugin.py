@@ -18,7 +18,7 @@ import pytest
 from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.tests import TestLogHandlerBase
 
-from ripresa.journal import records
+from ripresa.journal import clock, records
 from ripresa.journal.paths import Run
 from snakemake_logger_plugin_journal import LogHandler, LogHandlerSettings
 from snakemake_logger_plugin_journal.board import Board, Failure, Job
@@ -120,6 +120,15 @@ def test_one_line_a_job(folder: Path) -> None:
     for noise in ("jobid:", "Select jobs", "Execute ", "steps (", "Finished jobid"):
         assert noise not in result.stderr
     assert not (folder / "runs").exists(), "a view only, where there is no run"
+
+
+def test_the_time_of_a_job_is_that_of_its_command(folder: Path) -> None:
+    """Not of its wait, here for the retry, which this scheduler leaves to the guard."""
+    write(folder, GUARDED.replace("0.002", "0.02"))
+    result = snakemake(folder, "runs/demo/flaky/1.txt", "--retries", "1")
+    shown = re.search(r"done  flaky/1\.txt  (\S+) s$", result.stderr, re.M)
+    times = {event["type"]: clock.seconds(event["ts"]) for event in events(folder)}
+    assert shown and float(shown[1]) <= times["run_end"] - times["unit_start"] + 0.1
 
 
 def test_nothing_to_be_done(folder: Path) -> None:

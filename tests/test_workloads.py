@@ -3,9 +3,12 @@
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jsonschema
@@ -20,7 +23,7 @@ from ripresa.configuration import ConfigurationError, load
 from ripresa.configuration import schema as schemas
 from ripresa.configuration.definitions import unusable
 from ripresa.configuration.reading import read
-from ripresa.families.benchmarks import extraction, json_path, registry
+from ripresa.families.benchmarks import extraction, json_path, registry, running
 from ripresa.families.benchmarks.measurement import BenchmarkError, Metric
 from ripresa.families.benchmarks.needs import missing
 from ripresa.families.benchmarks.plan import plan
@@ -60,6 +63,14 @@ def campaign(tmp_path, monkeypatch):
             (tmp_path / "config" / "workloads" / f"{name}.yaml").write_text(text)
 
     return write
+
+
+@pytest.fixture
+def free_port():
+    """A TCP port of this machine that nobody listens at."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 def units_of_campaign():
@@ -347,11 +358,89 @@ def test_a_server_runs_meanwhile(tmp_path):
         pid = (tmp_path / "pid").read_text().strip()
         assert Path(f"/proc/{pid}").exists()
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_server_whose_port_is_in_use_is_started_again(tmp_path, monkeypatch):
+    shell = Shell({}, str(tmp_path))
+    (tmp_path / "late").write_text(
+        "echo . >>starts\nif [ $(wc -l <starts) = 3 ]; then echo ready; exec sleep 60; fi\nexit 1\n"
+    )
+    with shell.serving("sh late", "^ready") as process:
+        assert process.poll() is None
+    monkeypatch.setattr("ripresa.families.benchmarks.shell.LISTENING_S", 0.5)
     with (
         pytest.raises(BenchmarkError, match=r"^its server does not listen: Address already in use$"),
         shell.serving("sh -c 'echo Address already in use; exit 1'", "^ready"),
     ):
         pass
+
+
+def test_each_step_waits_for_a_server_of_another_host_that_is_not_ready(campaign, tmp_path):
+    """By a command that fails in the same way as a client does: twice in each step."""
+    step = "echo . >>NAME; if [ $(wc -l <NAME) -lt 3 ]; then echo busy >&2; exit 1; fi; echo 7"
+    steps = [{"name": name, "run": step.replace("NAME", name)} for name in ("there", "back")]
+    metric = {
+        "name": "it",
+        "unit": "1",
+        "direction": "higher",
+        "step": "back",
+        "pattern": r"^(?P<value>\d+)$",
+    }
+    campaign({"mine": {"command": steps, "metrics": [metric], "peer": {"server": "echo on", "ready": "on"}}})
+    unit = units_of_campaign()["mine"]
+    assert measured({**unit, "peer": "127.0.0.1"})["metrics"][0]["value"] == 7
+    assert "there: exit code 1: busy" in measured(unit), (
+        "with its own server, which listens, there is no reason"
+    )
+
+
+def iperf3_unit(**parameters):
+    """A repetition of iperf3 whose server is on another host, here at 127.0.0.1."""
+    about = registry.load("iperf3")
+    return {
+        "host": "a",
+        "workload": "iperf3",
+        "repetition": 1,
+        "preset": "low",
+        "parameters": registry.parameters(about, "low", parameters),
+        "definition": registry.definition(about),
+        "peer": "127.0.0.1",
+        "scratch": None,
+    }
+
+
+@pytest.mark.skipif(shutil.which("iperf3") is None, reason="iperf3 is not installed")
+def test_iperf3_waits_for_the_server_of_the_other_host(campaign, free_port):
+    unit = iperf3_unit(port=free_port)
+    command = [sys.executable, str(SCRIPT), json.dumps(unit), "fingerprint.json", "result.json"]
+    with subprocess.Popen(command, env=os.environ | PACKAGE, stdout=subprocess.PIPE, text=True) as process:
+        assert any("Connection refused" in line for line in process.stdout), "it has tried before"
+        with subprocess.Popen(
+            ["iperf3", "--server", "--port", str(free_port)], stdout=subprocess.DEVNULL
+        ) as server:
+            process.communicate(timeout=60)
+            server.terminate()
+    assert process.returncode == 0
+    figures = {one["name"]: one["value"] for one in json.loads(Path("result.json").read_text())["metrics"]}
+    assert figures["send"] > 0.1 and figures["receive"] > 0.1
+
+
+@pytest.mark.skipif(shutil.which("iperf3") is None, reason="iperf3 is not installed")
+def test_what_iperf3_measured_of_a_test_that_broke_off_is_no_figure(free_port, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("ripresa.families.benchmarks.running._PATIENCE_S", 0.0)
+    serve = ["iperf3", "--server", "--port", str(free_port), "--forceflush"]
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as server:
+        assert any("listening" in line for line in server.stdout)
+
+        def end():
+            assert any("0.00-1.00" in line for line in server.stdout)
+            server.terminate()
+
+        ends = threading.Thread(target=end)
+        ends.start()
+        with pytest.raises(BenchmarkError, match=r"^send: exit code 1: .*the server has terminated"):
+            running.measure(iperf3_unit(port=free_port, seconds=60), str(tmp_path))
+        ends.join()
 
 
 def test_an_ended_measurement_leaves_nothing(campaign, tmp_path):

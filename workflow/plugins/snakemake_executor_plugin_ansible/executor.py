@@ -81,6 +81,16 @@ class Executor(RemoteExecutor):
             # Nothing else runs in this loop, and a thread of its own cannot be had while Python ends.
             self._watch.wait(_TURN_S)
 
+    def cancel(self) -> None:
+        """End what this call runs, here as well; asked again meanwhile, leave the rest to the next call."""
+        try:
+            super().cancel()
+        except KeyboardInterrupt:
+            self.logger.warning("interrupted again: what is left on the hosts is removed by the next call")
+        # Snakemake does not wait for its local jobs, and tears down what their threads still use.
+        if (local := self.workflow.scheduler._local_executor) is not None:
+            local.cancel()
+
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
         """End what this call runs."""
         if self._watch is not None:

@@ -174,6 +174,7 @@ class LogHandler(LogHandlerBase):
 
     def _job_finished(self, record: logging.LogRecord, lines: Lines | None) -> bool:
         self._failed = False
+        self._catch_up()  # its time is from when its command began, not from when it was to wait for a host
         job = self._board.finish(vars(record)["job_id"])
         if job and self._board.phases:
             self._board.phases.finish(job.rule, job.name)

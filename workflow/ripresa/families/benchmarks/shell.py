@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from ripresa import template
 from ripresa.families.benchmarks.hardware import usable_cpus
@@ -33,6 +33,7 @@ PLACES = ("threads", "scratch", "python", "peer")
 THIS_MACHINE = "127.0.0.1"
 LISTENING_S = 10.0
 """How long a server may take until it listens."""
+_AGAIN_S = 0.2
 
 _PACKAGES = str(Path(__file__).parents[3])
 
@@ -78,35 +79,59 @@ class Shell:
     def serving(self, server: str, ready: str) -> Iterator[subprocess.Popen[bytes]]:
         """Keep a server running meanwhile, from when a line of its output matches `ready`.
 
-        BenchmarkError if it ends before, or none does in time.
+        One that ends before is started again: its port may be in use by one that is about to end.
+        BenchmarkError if none listens in time.
         """
-        with (
-            tempfile.TemporaryFile() as said,
-            subprocess.Popen(
-                self._call(f"exec {server}"),
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
-                cwd=self._folder,
-                env=_environment(),
-            ) as process,
-        ):
-            try:
-                deadline = time.monotonic() + LISTENING_S
-                while True:
-                    # At a position, because the server writes at the one that it shares with us.
-                    text = os.pread(said.fileno(), 1 << 16, 0).decode(errors="replace")
-                    if re.search(ready, text, re.MULTILINE):
-                        break
-                    if process.poll() is not None or time.monotonic() > deadline:
-                        raise BenchmarkError(f"its server does not listen: {_last_line(text) or 'no output'}")
-                    time.sleep(0.01)
-                yield process
-            finally:
-                process.terminate()
+        deadline = time.monotonic() + LISTENING_S
+        with tempfile.TemporaryFile() as said:
+            while True:
+                begin = os.fstat(said.fileno()).st_size
+                with self._server(server, said) as process:
+                    try:
+                        if _listens(process, said, begin, ready, deadline):
+                            yield process
+                            return
+                    finally:
+                        process.terminate()
+                time.sleep(_AGAIN_S)
+
+    def _server(self, command: str, said: IO[bytes]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._call(f"exec {command}"),
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            cwd=self._folder,
+            env=_environment(),
+        )
 
     def _call(self, command: str) -> list[str]:
         return ["sh", "-euc", template.finish(template.fill(command, self._values, quote=str))]
+
+
+def _listens(
+    process: subprocess.Popen[bytes], said: IO[bytes], begin: int, ready: str, deadline: float
+) -> bool:
+    """Whether a server listens, by what it says from `begin` on.
+
+    False if it has ended, and may be started again until the deadline.
+    BenchmarkError, with what it said last, once that is over.
+    """
+    while True:
+        ended = process.poll() is not None
+        # At a position, because the server writes at the one that it shares with us.
+        if re.search(ready, _text(said, begin), re.MULTILINE):
+            return True
+        if time.monotonic() > deadline:
+            last = _last_line(_text(said, 0))
+            raise BenchmarkError(f"its server does not listen: {last or 'no output'}")
+        if ended:
+            return False
+        time.sleep(0.01)
+
+
+def _text(file: IO[bytes], begin: int) -> str:
+    return os.pread(file.fileno(), 1 << 16, begin).decode(errors="replace")
 
 
 def _environment() -> dict[str, str]:
