@@ -47,7 +47,7 @@ UNIT = """
 case $1 in
     missing) nosuchtool --version ;;
     later) echo "ssh: connect to host n1 port 22: Connection timed out"; exit 255 ;;
-    slow) sleep 300 ;;
+    slow) sleep 3000 ;;
     odd) echo "the frobnicator is cross"; exit 3 ;;
 esac
 code=$?; [ $code = 0 ] || exit $code
@@ -58,6 +58,7 @@ FILES = {
     "unit.sh": UNIT,
     "config/config.yaml": "run_id: small\nfamilies: [work]\n",
     "config/work.yaml": "kinds: [good, better, missing, later, slow, absent]\n",
+    "config/recovery.yaml": "time_scale: 20\n",  # 100 to 120 minutes of backoff: longer than the tests
 }
 STATES = {
     "work/good.txt": "COMPLETED",
@@ -127,7 +128,7 @@ def start(folder, *options):
         )
 
 
-def until(true, what, seconds=60):
+def until(true, what, seconds=120):
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, what
@@ -203,7 +204,7 @@ def test_status_for_people(controlled, killed):
     assert text.startswith("run small: ") and "2 COMPLETED" in text
     assert f"process {controlled['pid']} on {os.uname().nodename}" in text
     assert "configuration: unchanged" in text
-    assert re.search(r"^next: retry of work/later.txt in [345] min .*, at ", text, re.MULTILINE)
+    assert re.search(r"^next: retry of work/later.txt in (1|2) h .*, at ", text, re.MULTILINE)
     lines = [line.split()[:2] for line in text.splitlines() if re.search("^[A-Z]+ +work/", line)]
     assert lines == [
         ["QUARANTINED", "work/missing.txt"],
@@ -211,7 +212,7 @@ def test_status_for_people(controlled, killed):
         ["RUNNING", "work/slow.txt"],
         ["SKIPPED", "work/absent.txt"],
     ]
-    assert re.search(r"work/later.txt .* again in [345] min .*Connection timed out", text)
+    assert re.search(r"work/later.txt .* again in (1|2) h .*Connection timed out", text)
     after = ripresa(killed, "status", "--all", code=1).stdout
     assert "controller: none" in after and "work/good.txt" in after
 
@@ -317,7 +318,7 @@ def test_why_says_what_failed_and_what_to_do(killed):
 
 
 def test_why_for_what_needs_nobody(controlled, killed):
-    advice = r"nothing: the running controller starts it at .*, in [345] min .*"
+    advice = r"nothing: the running controller starts it at .*, in (1|2) h .*"
     assert re.fullmatch(advice, controlled["why"]["advice"])
     assert document(killed, "why", "later.txt")["advice"].startswith("call `snakemake --rerun-incomplete`")
     assert ripresa(killed, "why", "good.txt").stdout.endswith("to do: nothing: it is done\n")
@@ -762,7 +763,7 @@ def test_an_interrupt_is_quiet(tmp_path):
     )
     writer = os.open(tmp_path / "log", os.O_WRONLY)  # waits for the reader
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     os.close(writer)
     assert (process.returncode, out, err) == (130, b"", b"")
 
