@@ -87,7 +87,7 @@ class Guarded:
     def __call__(self, command, **options):
         """Run the guard to its end; returns its exit code. What it said is in ``said``."""
         guard = self.start(command, **options)
-        self.said = guard.communicate(timeout=60)[0]
+        self.said = guard.communicate(timeout=120)[0]
         assert "Traceback" not in self.said, self.said
         return guard.returncode
 
