@@ -145,7 +145,8 @@ def test_failure_of_an_unguarded_job_is_shown_as_snakemake_shows_it(folder: Path
 
 
 def test_failures_of_guarded_jobs_are_shown_in_a_line_each(folder: Path) -> None:
-    write(folder, GUARDED)
+    # A wait long enough that it is not over before it can be told.
+    write(folder, GUARDED.replace('"time_scale": 0.002', '"time_scale": 0.02'))
     result = snakemake(folder, "--keep-going", "--retries", "2", "--show-failed-logs")
     assert result.returncode == 1
     flaky = r"\[\d/4\] retry in .* flaky/1\.txt  \(network, attempt 1\): curl: \(6\) Could not resolve host"
