@@ -11,7 +11,7 @@ import pytest
 from conftest import wait_until
 from fake_slurm import scenario
 from fake_slurm.handle import FakeSlurm
-from fake_slurm.jobs import processes
+from fake_slurm.jobs import processes, variables_of
 from fake_slurm.store import ENDED
 from ripresa.slurm import commands, queries, reasons, states
 from ripresa.slurm.sighting import Sighting
@@ -274,3 +274,14 @@ def test_without_accounting_sacct_says_so(asked: Cluster) -> None:
     with pytest.raises(commands.Unanswered, match="accounting storage is disabled"):
         queries.accounts(["1"])
     assert "AccountingStorageType   = accounting_storage/none" in asked.ask("scontrol", "show", "config")
+
+
+def test_a_process_that_becomes_another_program_keeps_its_mark(tmp_path: Path) -> None:
+    """Between two programs the kernel shows it without variables, and it would outlive its job."""
+    again = tmp_path / "again"
+    again.write_text('#!/bin/sh\nexec "$0"\n')
+    again.chmod(0o700)
+    with subprocess.Popen([again], env={**os.environ, "MARK": "1"}) as process:
+        seen = {b"MARK=1" in variables_of(f"/proc/{process.pid}") for _ in range(5000)}
+        process.kill()
+    assert seen == {True}

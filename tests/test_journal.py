@@ -308,6 +308,33 @@ def test_who_is_alive():
         assert processes.alive({**me, "pid": pid}) is False
 
 
+def _opening_and_closing(ends, begun):
+    os.dup2(ends[1], 60)  # above the files that come and go
+    for end in ends:
+        os.close(end)
+    begun.set()
+    while True:
+        for number in [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]:
+            os.close(number)
+
+
+def test_a_holder_is_found_whatever_else_it_closes_meanwhile():
+    read, write = os.pipe()
+    begun = FORK.Event()
+    holder = FORK.Process(target=_opening_and_closing, args=((read, write), begun))
+    holder.start()
+    try:
+        assert begun.wait(60)
+        info = os.fstat(write)
+        for _ in range(200):
+            assert holder.pid in processes.having_open(info.st_dev, info.st_ino)
+    finally:
+        holder.kill()
+        holder.join()
+        os.close(read)
+        os.close(write)
+
+
 # The controller
 
 

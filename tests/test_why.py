@@ -147,8 +147,8 @@ def test_why_of_a_unit_that_waits(tmp_path):
     unit, said = told(run, controller={"pid": 1})
     assert unit.state == state.WAITING and unit.waits_for["what"] == "time"
     assert re.fullmatch(
-        r"attempt 2 failed after 5 s on n1, 1 min [34]\d s ago: "
-        r"it could not reach something over the network \(network, exit code 1\)",
+        r"attempt 2 failed after 5 s on n1, 1 min [34]\d s ago: it could not reach something over the "
+        r"network \(network, exit code 1\)",
         said["happened"],
     )
     assert said["evidence"] == "the line of attempt 2"

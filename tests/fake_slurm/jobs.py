@@ -25,7 +25,7 @@ def processes(store: Store, job: Job) -> list[int]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
-                variables = _environment(f"/proc/{name}")
+                variables = variables_of(f"/proc/{name}")
             except OSError:
                 continue
             if mark in variables and folder in variables:
@@ -33,7 +33,7 @@ def processes(store: Store, job: Job) -> list[int]:
     return found
 
 
-def _environment(process: str) -> list[bytes]:
+def variables_of(process: str) -> list[bytes]:
     """The variables of a process, by its folder in /proc. OSError if it is gone, or is none of programs."""
     while True:
         with open(f"{process}/environ", "rb") as file:

@@ -177,13 +177,17 @@ def having_open(device: int, inode: int) -> list[int]:
         if not name.isdigit() or int(name) == os.getpid():
             continue
         try:
-            for fd in os.listdir(f"/proc/{name}/fd"):
-                info = os.stat(f"/proc/{name}/fd/{fd}")
-                if (info.st_dev, info.st_ino) == (device, inode):
-                    found.append(int(name))
-                    break
+            numbers = os.listdir(f"/proc/{name}/fd")
         except OSError:
             continue
+        for fd in numbers:
+            try:
+                info = os.stat(f"/proc/{name}/fd/{fd}")
+            except OSError:  # closed meanwhile, which says nothing about the others
+                continue
+            if (info.st_dev, info.st_ino) == (device, inode):
+                found.append(int(name))
+                break
     return found
 
 
