@@ -180,6 +180,30 @@ def test_an_unknown_host_is_named_with_those_there_are(workflow):
     assert "two" in workflow.said and "one" in workflow.said
 
 
+ORDERED = """
+rule all:
+    localrule: True
+    input: expand("{name}.measured", name=list("abcd"))
+rule warm:
+    output: "{name}.warm"
+    priority: lambda w: -ord(w.name)
+    resources: exclusive=1
+    shell: "echo {wildcards.name} >> ORDER; touch {output}"
+rule measure:
+    input: "{name}.warm"
+    output: "{name}.measured"
+    priority: lambda w: 0.5 - ord(w.name)
+    resources: exclusive=1
+    shell: "echo {wildcards.name} >> ORDER; touch {output}"
+"""
+
+
+def test_what_becomes_ready_by_the_end_of_a_job_takes_its_host_if_it_is_more_urgent(workflow):
+    order = workflow.root.parent / "order"
+    assert workflow(ORDERED.replace("ORDER", str(order))) == 0, workflow.said
+    assert order.read_text().split() == [name for name in "abcd" for _ in range(2)]
+
+
 def test_what_runs_when_the_controller_is_killed_is_not_started_again(workflow):
     starts = workflow.root.parent / "starts"
     rule = 'rule a:\n    output: "a.txt"\n'
