@@ -108,9 +108,13 @@ class Task:
         self.let_go.append("released")
 
 
+class Job:
+    name, priority, is_local, group = "rule", 0, False, None
+
+
 def offer(task, pattern="all", *, peer=None, needs=None):
     one = SimpleNamespace(
-        job=SimpleNamespace(name="rule", priority=0), task=task, target=task.target, pattern=pattern,
+        job=Job(), task=task, target=task.target, pattern=pattern,
         needs=needs or Needs(), peer=Peer(task) if peer else None, peer_host=peer, info=None,
         not_before=0.0, looked_at=False, host=None,
     )  # fmt: skip
@@ -151,7 +155,7 @@ def watch(tmp_path, monkeypatch, told):
 
 
 def turn(watch, *offers):
-    watch.take(offers, None, None)
+    watch.take(offers, SimpleNamespace(dag=SimpleNamespace(depending={})), None)
     watch.turn()
 
 

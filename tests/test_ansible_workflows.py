@@ -180,6 +180,30 @@ def test_an_unknown_host_is_named_with_those_there_are(workflow):
     assert "two" in workflow.said and "one" in workflow.said
 
 
+ORDERED = """
+rule all:
+    localrule: True
+    input: expand("{name}.measured", name=list("abcd"))
+rule warm:
+    output: "{name}.warm"
+    priority: lambda w: -ord(w.name)
+    resources: exclusive=1
+    shell: "echo {wildcards.name} >> ORDER; touch {output}"
+rule measure:
+    input: "{name}.warm"
+    output: "{name}.measured"
+    priority: lambda w: 0.5 - ord(w.name)
+    resources: exclusive=1
+    shell: "echo {wildcards.name} >> ORDER; touch {output}"
+"""
+
+
+def test_what_becomes_ready_by_the_end_of_a_job_takes_its_host_if_it_is_more_urgent(workflow):
+    order = workflow.root.parent / "order"
+    assert workflow(ORDERED.replace("ORDER", str(order))) == 0, workflow.said
+    assert order.read_text().split() == [name for name in "abcd" for _ in range(2)]
+
+
 def test_what_runs_when_the_controller_is_killed_is_not_started_again(workflow):
     starts = workflow.root.parent / "starts"
     rule = 'rule a:\n    output: "a.txt"\n'
@@ -204,13 +228,13 @@ rule here:
     shell: "trap 'kill $!; sleep 2; exit 1' INT; touch here.started; sleep 60 & wait"
 rule there:
     output: "there.txt"
-    shell: "trap '' TERM; touch %s; sleep 60 & wait; wait"
+    shell: "STUBBORN touch THERE; for i in $(seq 60); do sleep 1 || true; done"
 """
 
 
 def test_an_interrupted_call_ends_what_it_runs_here_and_there(workflow):
     there = workflow.root.parent / "there.started"
-    controller = workflow.start(LONG.replace("trap '' TERM; ", "") % there)
+    controller = workflow.start(LONG.replace("STUBBORN", "").replace("THERE", str(there)))
     wait_until(lambda: there.exists() and (workflow.directory / "here.started").exists(), 120)
     os.killpg(controller.pid, signal.SIGINT)
     assert workflow.end(controller) == 1
@@ -218,11 +242,12 @@ def test_an_interrupted_call_ends_what_it_runs_here_and_there(workflow):
 
 
 def test_a_call_that_is_interrupted_again_says_what_is_left(workflow):
-    there = workflow.root.parent / "there.started"
-    controller = workflow.start(LONG.replace('"here.txt", ', "") % there)
+    there, told = (workflow.root.parent / name for name in ("there.started", "told"))
+    stubborn = LONG.replace('"here.txt", ', "").replace("STUBBORN", f"trap 'touch {told}' TERM;")
+    controller = workflow.start(stubborn.replace("THERE", str(there)))
     wait_until(there.exists, 120)
     os.killpg(controller.pid, signal.SIGINT)
-    assert any("Terminating processes on user request" in line for line in controller.stdout)
+    wait_until(told.exists, 120)
     os.killpg(controller.pid, signal.SIGINT)
     assert workflow.end(controller) == 1
     assert "interrupted again: what is left on the hosts is removed by the next call" in workflow.said

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ripresa.hosts.transport import failures
+from ripresa.hosts.transport.failures import NO_WORDS
 from ripresa.recovery.classifier import classify, load_rules
 from ripresa.recovery.rules import literals
 
@@ -94,6 +96,25 @@ def test_log_says_why_slurm_cancelled() -> None:
 )
 def test_endings_without_a_word_in_the_log(ending: dict, expected: str) -> None:
     assert classify("working\n", **ending).failure_class == expected
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Host key for [127.0.0.2]:22 has changed and you have requested strict checking.",
+        "No ED25519 host key is known for 127.0.0.2 and you have requested strict checking.",
+        "Permissions 0644 for '/home/bench/.ssh/key' are too open.",
+        "Your account has expired; please contact your system administrator.",
+        "This account is currently not available.",
+        "Timeout (12s) waiting for privilege escalation prompt:",
+        "mux_client_request_session: session request failed: Session open refused by peer",
+        NO_WORDS,
+    ],
+)
+def test_a_host_out_of_reach_has_the_same_class_in_the_log_of_a_playbook(said: str) -> None:
+    log = f"PLAY RECAP ****\nerror: host h1: it cannot be reached: {said}\n"
+    expected = failures.classify("" if said == NO_WORDS else said, False).failure_class
+    assert classify(log, exit_code=1).failure_class == expected
 
 
 def test_a_cause_in_the_log_beats_how_the_process_died() -> None:

@@ -76,6 +76,15 @@ def test_every_class_has_words_of_its_own():
         )
 
 
+def test_what_helps_names_the_host_that_the_failure_is_about():
+    """A set-up runs here, for another host."""
+    one = {"failure_class": "disk", "outcome": "failed", "host": "here", "scopes": ["host:here", "host:n1"]}
+    there = one | {"evidence": "error: host n1: Write to it: dd: error writing '/var/tmp/a': No space left"}
+    assert words.remedy(there) == "free space on the file system of /var/tmp/a on n1"
+    here = one | {"evidence": "cp: error writing '/var/tmp/a': No space left on device"}
+    assert words.remedy(here) == "free space on the file system of /var/tmp/a on here"
+
+
 def check(rules, failure_class):
     """What is said of every decision is what was decided."""
     seen = set()

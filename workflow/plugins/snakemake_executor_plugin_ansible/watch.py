@@ -23,6 +23,7 @@ from ripresa.hosts.parcel import Parcel
 from ripresa.hosts.transport import PatternError, Transport
 from ripresa.journal.paths import Run
 from ripresa.recovery.dispatch import HELD, PUBLISHED, Sent
+from snakemake_executor_plugin_ansible.followers import Followers
 from snakemake_executor_plugin_ansible.jobs import Offer, offer
 from snakemake_executor_plugin_ansible.peer import Peer, work_here, work_there
 from snakemake_executor_plugin_ansible.reach import Reach, at_once
@@ -67,6 +68,8 @@ class Watch:
         notify = Notify(self._settle, self._bell.set, logger.warning)
         self._reach = Reach(transport, self._run, notify, logger)
         self._fleet = Fleet()
+        self._followers = Followers()
+        self._dag: Any = None
         self._lock = threading.Lock()
         self._offered: list[Offer] = []
         self._queued: list[Offer] = []
@@ -82,6 +85,7 @@ class Watch:
         """Take jobs in, from any thread."""
         offers = [offer(job, workflow, in_snakemake) for job in jobs]
         with self._lock:
+            self._dag = workflow.dag
             self._offered += offers
         self._bell.set()
 
@@ -98,6 +102,7 @@ class Watch:
         """Do what there is to do now."""
         self._hear()
         with self._lock:
+            self._followers.offered([one.job for one in self._offered])
             self._queued += self._offered
             self._offered = []
         now = time.monotonic()
@@ -167,6 +172,8 @@ class Watch:
         one.task.release()
         info = one.info or SubmittedJobInfo(one.job)
         if outcome == PUBLISHED:
+            if one.host is not None:
+                self._followers.expect(one.host, one.job, self._dag)
             self._snakemake.report_job_success(info)
             return
         last = one.task.outcome()
@@ -233,6 +240,8 @@ class Watch:
 
         def is_let_through(name: str) -> bool:
             nonlocal held_back
+            if self._followers.come_first(name, one.job.priority):
+                return False
             for peer, room in there.items():
                 if name == peer or not self._fleet.has_room(peer, room, one.needs):
                     self._fleet.reserve(name, peer)

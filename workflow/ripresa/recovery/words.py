@@ -203,7 +203,7 @@ def remedy(record: Mapping[str, Any]) -> str:
     """What helps against a failure, with the culprit of the evidence where it names one."""
     failure_class = record.get("failure_class")
     evidence = printable(record.get("evidence"))
-    host = printable(record.get("host") or "its host")
+    host = printable(_host(record))
     if record.get("outcome") == "interrupted" and not failure_class:
         return f"see in the kernel log of {host} what kills the guards of this unit"
     if failure_class == "environment" and (missing := _MISSING.search(evidence)):
@@ -216,6 +216,16 @@ def remedy(record: Mapping[str, Any]) -> str:
     if record.get("classifier_rule") == NO_DEVICE:
         return f"ask for less in its rule, or run it where there is more than on {host}"
     return of(record).remedy
+
+
+def _host(record: Mapping[str, Any]) -> str:
+    """The host that a failure is about: one of its scopes if the evidence names it, else where it ran."""
+    scopes, evidence = record.get("scopes"), str(record.get("evidence"))
+    for scope in scopes if isinstance(scopes, list) else []:
+        kind, _, name = str(scope).partition(":")
+        if kind == "host" and f"host {name}:" in evidence:
+            return name
+    return str(record.get("host") or "its host")
 
 
 class Budget(NamedTuple):
