@@ -403,7 +403,7 @@ def test_a_fork_that_may_become_another_program_catches_nothing_yet():
         child, began = next((int(line[0]), float(line[1])) for line in lines if len(line) == 2)
         assert catches(parent.pid, signal.SIGUSR1)
         wait_until(lambda: catches(child, signal.SIGUSR1))
-        assert time.time() - began >= 0.1 - 1 / os.sysconf("SC_CLK_TCK")
+        assert time.time() - began >= 1 - 1 / os.sysconf("SC_CLK_TCK")
     finally:
         for pid in (*descendants(parent.pid), parent.pid):
             os.kill(pid, signal.SIGKILL)

@@ -7,7 +7,7 @@ import time
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _FORKED_ONLY = 0x40  # PF_FORKNOEXEC among the kernel's flags of a process
-_FORK_TO_EXEC_S = 0.1  # no longer does a fork take to become its program, if it is ever to become one
+_FORK_TO_EXEC_S = 1.0  # no longer does a fork take to become its program, if it is ever to become one
 
 Owner = dict[str, object]
 
