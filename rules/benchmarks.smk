@@ -98,10 +98,10 @@ def benchmark_priority(host, workload, repetition=None):
 
 
 def warmed_up(host, workload):
-    """The warm-up, if there is one. That it came first matters, not when."""
+    """The warm-up, if there is one."""
     if not benchmark_series[host, workload]["warmup"]:
         return []
-    return ancient(benchmark_path(warmups, host=host, workload=workload))
+    return benchmark_path(warmups, host=host, workload=workload)
 
 
 def first_repetitions(count, host, workload):

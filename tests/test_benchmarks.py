@@ -705,3 +705,20 @@ def test_a_campaign(checkout):
     )
     changed = planned(snakemake(checkout, "--dry-run", PYTHONPATH=str(checkout)))
     assert {"here/fingerprint.json", "here/disk/warmup.json", "here/disk/rep1.json"} <= set(changed)
+
+
+@pytest.mark.slow
+def test_a_changed_value_measures_again_behind_a_warm_up(checkout):
+    """In the same call: behind a job that runs, Snakemake looks only for what takes its output as new."""
+    baseline = {"parameters": {"seconds": 0.1}, "repetitions": 1}
+    configure(checkout, baseline=baseline)
+    snakemake(checkout)
+    assert "Nothing to be done" in snakemake(checkout)
+    configure(checkout, baseline={**baseline, "parameters": {"seconds": 0.2}})
+    assert planned(snakemake(checkout, "--dry-run")) == [
+        "here/baseline/rep1.json",
+        "here/baseline/warmup.json",
+        "plots/here.baseline.png",
+        "summary.csv",
+        "warnings.csv",
+    ]
