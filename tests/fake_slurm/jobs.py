@@ -10,6 +10,8 @@ from typing import Any
 from fake_slurm.store import Job, Store
 
 NO_OUTPUT = 53  # exit signal of a job whose log could not be opened
+_SURELY = 5
+"""So often in a row a process that has no variables is seen without."""
 
 
 def identity(job: Job) -> str:
@@ -35,16 +37,18 @@ def processes(store: Store, job: Job) -> list[int]:
 
 def variables_of(process: str) -> list[bytes]:
     """The variables of a process, by its folder in /proc. OSError if it is gone, or is none of programs."""
-    while True:
+    empty = 0
+    # While a process becomes another program it has none for a moment: these addresses are 0, then equal.
+    while empty < _SURELY:
         with open(f"{process}/environ", "rb") as file:
-            found = file.read()
+            if found := file.read():
+                return found.split(b"\0")
         os.readlink(f"{process}/exe")
         with open(f"{process}/stat", "rb") as file:
             begin, end = file.read().rpartition(b")")[2].split()[47:49]
-        # While a process becomes another program it has none for a moment, and then these addresses are 0.
-        if found or (begin == end and int(end)):
-            return found.split(b"\0")
+        empty = empty + 1 if begin == end and int(end) else 0
         time.sleep(0.001)
+    return []
 
 
 def kill(pids: list[int], number: int) -> None:
