@@ -36,11 +36,11 @@ run-hosts: setup
 
 # The quick tier; ARGS goes to pytest. Tests wait about as much as they compute, so there are more than two at a time.
 test: $(READY)
-	pytest -n 3 -m "not slow" $(ARGS)
+	pytest -n 4 -m "not slow" $(ARGS)
 
 # The tier that measures and kills for minutes.
 slow: $(READY)
-	pytest -n 3 --dist loadfile -m "slow and not quiet and not slurm and not hosts" $(ARGS)
+	pytest -n 4 --dist loadfile -m "slow and not quiet and not slurm and not hosts" $(ARGS)
 	pytest -m "quiet and not slurm and not hosts" $(ARGS)
 
 # The tier on a real SLURM cluster, which needs root and Debian's packages (python tests/cluster packages).
