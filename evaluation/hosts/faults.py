@@ -337,7 +337,7 @@ FAULTS = [
         interrupted(signal.SIGINT),
         Expected((1, 0), required=[CANCELLED], killed=12, repeated=2),
         short=True,
-        asked={"seconds": 2},
+        asked={"seconds": 8},  # so that it comes before they end
     ),
     Fault("SIGTERM", interrupted(signal.SIGTERM), Expected((1, 0))),
     Fault("ansible-playbook killed", relay_killed("ansible-playbook"), Expected(failures=[NETWORK])),
