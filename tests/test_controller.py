@@ -166,7 +166,7 @@ def test_a_unit_that_gives_up_and_others_that_do_not(campaign):
 
 @pytest.mark.slow
 def test_partial_output_is_never_accepted(campaign):
-    """With --keep-incomplete plain Snakemake takes the partial output of a failed job as done."""
+    """Not even with --keep-incomplete, by which plain Snakemake takes what a failed job left as done."""
     campaign.units(a=1)
     campaign.does("a", "[ -e go ] || exit 3")
     assert campaign("--keep-incomplete") != 0

@@ -29,11 +29,16 @@ def boot_id() -> str:
         return ""
 
 
+def _stat(pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat from the state (the third) on. OSError if the process is gone."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].split()
+
+
 def started(pid: int) -> int | None:
     """Start of a process in clock ticks since boot; None if it is gone or a zombie."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        fields = _stat(pid)
     except OSError:
         return None
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
@@ -42,8 +47,7 @@ def started(pid: int) -> int | None:
 def stopped(pid: int) -> bool:
     """Whether a process was stopped by a signal (SIGSTOP and its like) and not continued since."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+        return _stat(pid)[0] in (b"T", b"t")
     except OSError:
         return False
 
@@ -115,8 +119,7 @@ def catches(pid: int, number: int) -> bool:
     becomes its program, so one of a moment ago catches nothing yet.
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        fields = _stat(pid)
         age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / _TICKS_PER_S
         if int(fields[6]) & _FORKED_ONLY and age_s < _FORK_TO_EXEC_S:
             return False
